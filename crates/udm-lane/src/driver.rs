@@ -1,0 +1,160 @@
+//! The contract between a lane and the world: [`Driver`].
+//!
+//! A driver takes operations, which own their memory until they complete, and gives completions
+//! back; it tells the time; it can be woken from another thread. There are three: io_uring and
+//! portable in `udm-driver`, the simulated one in `udm-sim`. One test suite runs on all.
+//!
+//! Rules. Submitting never blocks and never fails: an operation that cannot be started completes
+//! with an error. Every operation completes exactly once (multishot accept: once with `more`
+//! unset). Results may be short; continuing is the caller's business. Completions of one `wait`
+//! come in an order the driver chose.
+//!
+//! The tricky case is an abandoned operation: nobody waits for it any more, but the kernel may
+//! still write into its memory. The driver therefore keeps the payload until the real completion.
+
+use crate::{Payload, Segment};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use udm_types::Nanos;
+
+/// A file, device or socket registered with a driver. Meaningful on that lane only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Handle(pub u32);
+
+/// What the operating system calls a descriptor, handed to [`Driver::register`].
+///
+/// Real drivers take over the descriptor of that number (the caller gives up ownership); the
+/// simulator reads it as the number of a simulated disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RawHandle(pub i32);
+
+/// Chosen by the submitter, given back with the completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpToken(pub u64);
+
+/// A positive error number as the operating system gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+/// Bytes done (or the new descriptor, for accept), or the error.
+pub type OpResult = Result<u32, Errno>;
+
+/// How to change a range without writing data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FallocateKind {
+    /// Deallocate; reads as zeroes (also BLKDISCARD-like on block devices).
+    PunchHole,
+    /// Zero the range and keep it allocated.
+    ZeroRange,
+}
+
+/// One operation.
+#[derive(Debug)]
+pub enum DriverOp {
+    /// Read at a byte offset into all of the payload.
+    Read {
+        /// The file.
+        handle: Handle,
+        /// Where in the file.
+        offset_bytes: u64,
+        /// Filled from the front.
+        payload: Payload,
+    },
+    /// Write all of the payload at a byte offset; durable on completion if `dsync`.
+    Write {
+        /// The file.
+        handle: Handle,
+        /// Where in the file.
+        offset_bytes: u64,
+        /// What to write.
+        payload: Payload,
+        /// Durable on completion.
+        dsync: bool,
+    },
+    /// `fdatasync`.
+    Sync {
+        /// The file.
+        handle: Handle,
+    },
+    /// Change a range.
+    Fallocate {
+        /// The file.
+        handle: Handle,
+        /// How.
+        kind: FallocateKind,
+        /// Start of the range.
+        offset_bytes: u64,
+        /// Length of the range.
+        len_bytes: u64,
+    },
+    /// Receive into the segment; 0 bytes means the peer has closed.
+    Recv {
+        /// The socket.
+        handle: Handle,
+        /// Where to put the bytes; comes back as the completion's payload.
+        segment: Segment,
+    },
+    /// Send the payload (may be short).
+    Send {
+        /// The socket.
+        handle: Handle,
+        /// What to send.
+        payload: Payload,
+    },
+    /// Accept connections until cancelled; each completion carries a raw descriptor.
+    Accept {
+        /// The listening socket.
+        handle: Handle,
+    },
+}
+
+/// The end of an operation (or one result of a multishot one).
+#[derive(Debug)]
+pub struct Completion {
+    /// The submitter's token.
+    pub token: OpToken,
+    /// Bytes done, the accepted descriptor, or the error.
+    pub result: OpResult,
+    /// The memory the operation owned.
+    pub payload: Payload,
+    /// More completions of this operation follow.
+    pub more: bool,
+}
+
+/// Wakes a blocked driver from any thread.
+pub trait Wake: Send + Sync {
+    /// Makes the current or next [`Driver::wait`] return soon. Cheap when repeated.
+    fn wake(&self);
+}
+
+/// The world as a lane sees it.
+pub trait Driver {
+    /// The name shown to people: `io_uring`, `portable`, `simulated`.
+    fn name(&self) -> &'static str;
+
+    /// Takes over a descriptor.
+    fn register(&mut self, raw: RawHandle) -> Result<Handle, Errno>;
+
+    /// Closes a registered descriptor. Operations in flight on it still complete.
+    fn close(&mut self, handle: Handle);
+
+    /// Shuts a socket down in both directions, so that operations in flight on it complete.
+    fn shutdown(&mut self, handle: Handle);
+
+    /// Starts an operation. It may be held back until the next [`Driver::wait`] (batching).
+    fn submit(&mut self, token: OpToken, op: DriverOp);
+
+    /// Asks for an operation to end early; it still completes exactly once.
+    fn cancel(&mut self, token: OpToken);
+
+    /// Starts what was submitted and appends completions. Without a completion at hand it blocks:
+    /// until `deadline` (`Some`), without limit (`None`), or not at all if `deadline` has passed;
+    /// [`Wake::wake`] ends the wait early.
+    fn wait(&mut self, deadline: Option<Nanos>, completions: &mut Vec<Completion>);
+
+    /// The time, read from the clock. A lane reads it once a turn.
+    fn now(&mut self) -> Nanos;
+
+    /// A handle that wakes this driver.
+    fn waker(&self) -> Arc<dyn Wake>;
+}
