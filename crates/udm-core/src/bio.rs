@@ -1,0 +1,233 @@
+//! A bio: one block I/O on its way down a stack of devices and back up.
+//!
+//! A bio is owned by exactly one place at any time, as a [`BioBox`]: its submitter, a gate's held
+//! queue, a target that answered `Submitted`, a lower device. Owning the box is the right to finish
+//! it; the box cannot be cloned. Whoever drops a bio that is under way has a bug: the drop is caught,
+//! counted, and the bio is completed with an error instead of vanishing.
+//!
+//! Passing a layer pushes a frame (which device, which target, the sector before the remap, two
+//! words for the target) on a small stack inside the bio; completion pops it. No clone, no
+//! allocation. Clones are made only when a bio is split or fanned out; see `engine/parent.rs`.
+//!
+//! The tricky case: `sector` always speaks about the device named in `dest`. On the way back it is
+//! restored from the frame before the target's `end_io` sees the bio.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use crossbeam_queue::SegQueue;
+use udm_lane::Payload;
+use udm_types::{ActorId, BioFlags, DeviceId, LowerId, Nanos, Op, Sector, Status};
+
+/// Deepest stack of mapped devices a bio can pass. Checked when a table is loaded.
+pub const MAX_STACK_DEPTH: usize = 12;
+
+/// An owned bio.
+pub type BioBox = Box<Bio>;
+
+/// Where a bio goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dest {
+    /// A mapped device.
+    Device(DeviceId),
+    /// A lower device.
+    Lower(LowerId),
+}
+
+/// Who gets the bio back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// An actor on this lane, which knows it by a tag.
+    Actor {
+        /// The actor.
+        actor: ActorId,
+        /// Its word for the bio.
+        tag: u64,
+    },
+    /// A parent bio that waits for its pieces; an index into the lane's parents.
+    Parent(u32),
+}
+
+/// What a bio remembers of one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// The mapped device passed.
+    pub device: DeviceId,
+    /// Which target of its table, by index.
+    pub target: u32,
+    /// The sector before the target remapped it (relative to the mapped device).
+    pub sector: Sector,
+    /// Position in the device's order of submission on this lane.
+    pub(crate) seq: u64,
+    /// For the target to use as it likes.
+    pub words: [u64; 2],
+}
+
+const EMPTY_FRAME: Frame =
+    Frame { device: DeviceId(u32::MAX), target: 0, sector: 0, seq: 0, words: [0; 2] };
+
+/// One block I/O.
+#[derive(Debug)]
+pub struct Bio {
+    /// Where it goes next.
+    pub dest: Dest,
+    /// First sector, on `dest`.
+    pub sector: Sector,
+    /// Length; 0 for a flush.
+    pub len_sectors: Sector,
+    /// What is asked.
+    pub op: Op,
+    /// Modifiers.
+    pub flags: BioFlags,
+    /// The result, meaningful on the way back.
+    pub status: Status,
+    depth: u8,
+    live: bool,
+    /// Which of the copies a target asked for (flush and discard fan-out).
+    pub target_bio_nr: u32,
+    pub(crate) origin: Origin,
+    /// When it was submitted, by the lane's clock of that turn.
+    pub issued_at: Nanos,
+    frames: [Frame; MAX_STACK_DEPTH],
+    /// The data, `len_sectors` long for reads and writes, empty otherwise.
+    pub payload: Payload,
+    lost: LostBios,
+}
+
+/// Where dropped bios are sent instead of vanishing. One per lane.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LostBios {
+    queue: Arc<SegQueue<BioBox>>,
+}
+
+impl LostBios {
+    pub(crate) fn pop(&self) -> Option<BioBox> {
+        self.queue.pop()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl Bio {
+    pub(crate) fn new(lost: LostBios) -> Bio {
+        Bio {
+            dest: Dest::Device(DeviceId(u32::MAX)),
+            sector: 0,
+            len_sectors: 0,
+            op: Op::Read,
+            flags: BioFlags::empty(),
+            status: Status::Ok,
+            depth: 0,
+            live: false,
+            target_bio_nr: 0,
+            origin: Origin::Parent(u32::MAX),
+            issued_at: Nanos::ZERO,
+            frames: [EMPTY_FRAME; MAX_STACK_DEPTH],
+            payload: Payload::empty(),
+            lost,
+        }
+    }
+
+    /// Sets what is asked; the payload is set apart. For submitters.
+    pub fn ask(&mut self, op: Op, flags: BioFlags, sector: Sector, len_sectors: Sector) {
+        self.op = op;
+        self.flags = flags;
+        self.sector = sector;
+        self.len_sectors = len_sectors;
+        self.status = Status::Ok;
+        self.target_bio_nr = 0;
+    }
+
+    /// The first sector after the range. Saturates, so an overflowing range is past every end.
+    #[inline]
+    pub fn end_sector(&self) -> Sector {
+        self.sector.saturating_add(self.len_sectors)
+    }
+
+    /// Sends the bio to `sector` of another device. For targets, in `map`.
+    #[inline]
+    pub fn remap(&mut self, dest: Dest, sector: Sector) {
+        self.dest = dest;
+        self.sector = sector;
+    }
+
+    /// The layer the bio is in: the newest frame.
+    #[inline]
+    pub fn frame(&self) -> &Frame {
+        &self.frames[usize::from(self.depth.saturating_sub(1))]
+    }
+
+    /// The newest frame's words, for the target to keep state in.
+    #[inline]
+    pub fn words_mut(&mut self) -> &mut [u64; 2] {
+        &mut self.frames[usize::from(self.depth.saturating_sub(1))].words
+    }
+
+    /// How many layers the bio is in.
+    #[inline]
+    pub fn depth(&self) -> usize {
+        usize::from(self.depth)
+    }
+
+    /// The layers, oldest first.
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames[..usize::from(self.depth)]
+    }
+
+    #[inline]
+    pub(crate) fn push_frame(&mut self, device: DeviceId, target: u32, seq: u64) {
+        let sector = self.sector;
+        let slot = &mut self.frames[usize::from(self.depth)];
+        *slot = Frame { device, target, sector, seq, words: [0; 2] };
+        self.depth += 1;
+    }
+
+    /// Leaves the newest layer and restores its sector and device.
+    #[inline]
+    pub(crate) fn pop_frame(&mut self) -> Option<Frame> {
+        let depth = self.depth.checked_sub(1)?;
+        self.depth = depth;
+        let frame = self.frames[usize::from(depth)];
+        self.sector = frame.sector;
+        self.dest = Dest::Device(frame.device);
+        Some(frame)
+    }
+
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        usize::from(self.depth) < MAX_STACK_DEPTH
+    }
+
+    #[inline]
+    pub(crate) fn set_live(&mut self, live: bool) {
+        self.live = live;
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Makes the bio blank for its next use; keeps memory.
+    pub(crate) fn reset(&mut self) {
+        self.depth = 0;
+        self.live = false;
+        self.flags = BioFlags::empty();
+        self.status = Status::Ok;
+        self.target_bio_nr = 0;
+        self.payload.clear();
+    }
+}
+
+impl Drop for Bio {
+    fn drop(&mut self) {
+        if !self.live {
+            return;
+        }
+        let mut rescued = Bio::new(self.lost.clone());
+        core::mem::swap(self, &mut rescued);
+        self.live = false;
+        let lost = rescued.lost.clone();
+        lost.queue.push(Box::new(rescued));
+    }
+}

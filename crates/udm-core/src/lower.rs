@@ -1,0 +1,122 @@
+//! The contract of a lower device: where bios end when there is no mapped device below.
+//!
+//! A [`LowerDevice`] is shared and describes (size, limits, name); each lane opens its own
+//! [`LowerLane`], which takes bios and drives operations on the lane's ring. Implementations are in
+//! `udm-lower`; the simulator uses the same ones over its own driver.
+//!
+//! Rules. `submit` never blocks. Short reads and writes are continued, never taken as success. A
+//! flush covers every write completed on *any* lane before it was submitted. A FUA write is durable
+//! when it completes; a PREFLUSH write flushes first. `abort` answers bios at once although their
+//! operations hang; the memory stays with the operation until it ends.
+//!
+//! The tricky case is the write that lands after its bio was aborted: it could overwrite newer data.
+//! Until every abandoned operation has ended, the device is fenced: new bios get `Offline`.
+
+use crate::bio::{Bio, BioBox};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use udm_lane::{Completion, Driver, DriverOp, Errno, OpToken};
+use udm_types::{LaneId, LowerId, Nanos, QueueLimits, Sector, Status};
+
+/// A lower device as the whole daemon sees it.
+pub trait LowerDevice: Send + Sync {
+    /// How tables show it: `major:minor` for a block device, else as the user wrote it.
+    fn shown(&self) -> String;
+    /// Its size now.
+    fn len_sectors(&self) -> Sector;
+    /// What it accepts.
+    fn limits(&self) -> QueueLimits;
+    /// Opens the part of one lane. Runs on that lane, must not block for long.
+    fn open_lane(&self, cx: &mut LowerCx<'_>) -> Result<Box<dyn LowerLane>, Errno>;
+}
+
+/// A lower device as one lane sees it.
+pub trait LowerLane {
+    /// Takes a bio; completes it now or later through `cx`.
+    fn submit(&mut self, bio: BioBox, cx: &mut LowerCx<'_>);
+
+    /// An operation of this lane's part ended.
+    fn on_op(&mut self, user: u32, completion: Completion, cx: &mut LowerCx<'_>) {
+        let _ = (user, completion, cx);
+    }
+
+    /// A timer set with [`LowerCx::set_timer`] fired.
+    fn on_timer(&mut self, token: u64, cx: &mut LowerCx<'_>) {
+        let _ = (token, cx);
+    }
+
+    /// Completes with `Timeout` every bio that `select` picks, although its operation hangs, and
+    /// fences the device until those operations have ended.
+    fn abort(&mut self, select: &mut dyn FnMut(&Bio) -> bool, cx: &mut LowerCx<'_>) {
+        let _ = (select, cx);
+    }
+
+    /// Nobody uses this lane's part any more; give back handles. Called with no bio inside.
+    fn close(&mut self, cx: &mut LowerCx<'_>) {
+        let _ = cx;
+    }
+}
+
+/// A lower device with its number; the number is free again when the last reference goes.
+#[derive(Clone)]
+pub struct LowerRef {
+    /// The number, the same on every lane.
+    pub id: LowerId,
+    /// The device.
+    pub device: Arc<dyn LowerDevice>,
+}
+
+impl fmt::Debug for LowerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.id, self.device.shown())
+    }
+}
+
+/// What a lower device may reach while it is called.
+pub struct LowerCx<'a> {
+    pub(crate) driver: &'a mut dyn Driver,
+    pub(crate) done: &'a mut VecDeque<BioBox>,
+    pub(crate) timers: &'a mut Vec<(Nanos, LowerId, u64)>,
+    pub(crate) ops_in_flight: &'a mut u32,
+    pub(crate) id: LowerId,
+    /// The lane.
+    pub lane: LaneId,
+    /// The lane's clock of this turn.
+    pub now: Nanos,
+}
+
+impl LowerCx<'_> {
+    /// Finishes a bio.
+    #[inline]
+    pub fn complete(&mut self, mut bio: BioBox, status: Status) {
+        bio.status = status;
+        self.done.push_back(bio);
+    }
+
+    /// Starts an operation; its end comes to [`LowerLane::on_op`] with `user`.
+    pub fn submit_op(&mut self, user: u32, op: DriverOp) {
+        *self.ops_in_flight += 1;
+        let token = crate::engine::tokens::lower_token(self.id, user);
+        self.driver.submit(token, op);
+    }
+
+    /// Asks for an operation to end early; it still ends through `on_op`.
+    pub fn cancel_op(&mut self, user: u32) {
+        let token: OpToken = crate::engine::tokens::lower_token(self.id, user);
+        self.driver.cancel(token);
+    }
+
+    /// Asks for [`LowerLane::on_timer`] at `deadline`.
+    pub fn set_timer(&mut self, deadline: Nanos, token: u64) {
+        self.timers.push((deadline, self.id, token));
+    }
+
+    /// The driver, to register and close handles.
+    pub fn driver(&mut self) -> &mut dyn Driver {
+        self.driver
+    }
+}

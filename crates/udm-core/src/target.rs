@@ -1,0 +1,272 @@
+//! The contract of a target: its type, its parsed table line, its instance on a lane.
+//!
+//! Three traits, three moments. A [`TargetType`] turns a table line into a [`TargetConfig`] (on the
+//! control side, where opening devices may block). The config is shared by all lanes and prints the
+//! line back; each lane asks it for its own [`Target`], which maps bios. Lanes share nothing in the
+//! hot path; counters a target keeps are per lane and summed when somebody asks for status.
+//!
+//! Two styles. A mapping target answers `Remapped` and forgets the bio. A target with real work
+//! (delay, compression) answers `Submitted`, owns the bio, and later calls [`TargetCx::dispatch`]
+//! or [`TargetCx::complete`]. Choose the first whenever the answer is known at once.
+//!
+//! Rules. A target never blocks, never allocates on the mapping path, never touches data unless
+//! that is its job, handles every operation by name (no `_` in a match over `Op`), and lets go of
+//! held bios in `presuspend`. Every call goes through `engine/doorway.rs`, which checks it.
+//!
+//! The tricky case is push-back: `Requeue` is legal only while [`TargetCx::noflush_suspending`];
+//! at any other time the core turns it into an error for the submitter.
+
+use crate::bio::{BioBox, Dest};
+use crate::engine::doorway::TargetParts;
+use crate::error::UserError;
+use crate::table::{Args, BuildCx, DeviceRef};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use udm_types::{LaneId, Nanos, OpSet, QueueLimits, Sector, Status};
+
+/// What `map` did with a bio.
+#[derive(Debug)]
+pub enum Mapped {
+    /// Its destination and sector are set; send it on.
+    Remapped(BioBox),
+    /// The target keeps it (or has already completed or dispatched it).
+    Submitted,
+    /// Push it back: the core holds it and maps it again after resume. Only under noflush.
+    Requeue(BioBox),
+    /// Fail it with this status.
+    Kill(BioBox, Status),
+}
+
+/// What `end_io` made of a completed bio.
+#[derive(Debug)]
+pub enum Ended {
+    /// Finish with the status that stands in it (the target may have rewritten it).
+    Done(BioBox),
+    /// The target keeps it and will complete or dispatch it again.
+    Incomplete,
+    /// Push it back, as in [`Mapped::Requeue`].
+    Requeue(BioBox),
+}
+
+/// What a target can do and how the core should treat it. Fixed when the line is built.
+#[derive(Clone, Debug)]
+pub struct TargetTraits {
+    /// Copies of an empty flush the target wants (0: it has nothing to flush).
+    pub flush_bios: u32,
+    /// Copies of a discard (0: unsupported).
+    pub discard_bios: u32,
+    /// Copies of a write-zeroes (0: unsupported).
+    pub write_zeroes_bios: u32,
+    /// Discards work even where the devices below cannot discard.
+    pub discards_itself: bool,
+    /// It has volatile state of its own and takes flushes whatever is below.
+    pub flushes_itself: bool,
+    /// Flushes may skip `map` and go straight to each distinct device below.
+    pub flush_bypasses_map: bool,
+    /// Pieces never cross a multiple of this (relative to the target's begin); 0: no limit.
+    pub max_io_len_sectors: Sector,
+    /// The core must call `end_io`.
+    pub wants_end_io: bool,
+}
+
+impl Default for TargetTraits {
+    fn default() -> Self {
+        TargetTraits {
+            flush_bios: 1,
+            discard_bios: 1,
+            write_zeroes_bios: 1,
+            discards_itself: false,
+            flushes_itself: false,
+            flush_bypasses_map: false,
+            max_io_len_sectors: 0,
+            wants_end_io: false,
+        }
+    }
+}
+
+/// Features of a target type that bind a whole table.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TypeFeatures {
+    /// It must be the only target of its table.
+    pub singleton: bool,
+    /// A device that has it keeps it (only the same type, or a wildcard, may replace it).
+    pub immutable: bool,
+    /// It refuses read-only tables.
+    pub always_writable: bool,
+    /// It may stand in for any type (`error`).
+    pub wildcard: bool,
+}
+
+/// A kind of target: `linear`, `striped`, ...
+pub trait TargetType: Send + Sync {
+    /// The word in table lines.
+    fn name(&self) -> &'static str;
+    /// Version as `dmsetup targets` shows it.
+    fn version(&self) -> [u32; 3];
+    /// Rules for whole tables.
+    fn features(&self) -> TypeFeatures {
+        TypeFeatures::default()
+    }
+    /// Turns the arguments of a table line into a config. May open devices through `cx`.
+    fn build(
+        &self,
+        args: &mut Args<'_>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Box<dyn TargetConfig>, UserError>;
+}
+
+/// Part of a device that a target uses.
+#[derive(Clone, Debug)]
+pub struct DeviceUse {
+    /// The device.
+    pub device: DeviceRef,
+    /// First sector used.
+    pub start_sector: Sector,
+    /// Sectors used.
+    pub len_sectors: Sector,
+}
+
+/// A parsed table line, shared by all lanes.
+pub trait TargetConfig: Send + Sync {
+    /// What the target can do.
+    fn traits(&self) -> TargetTraits;
+    /// The devices below, in table order, with the range used of each.
+    fn devices(&self) -> Vec<DeviceUse>;
+    /// Adjusts the limits stacked from the devices.
+    fn io_hints(&self, limits: &mut QueueLimits) {
+        let _ = limits;
+    }
+    /// The arguments as `dmsetup table` prints them.
+    fn table_args(&self) -> String;
+    /// The arguments as `dmsetup status` prints them; `counters` are summed over the lanes.
+    fn status_args(&self, counters: &[u64]) -> String {
+        let _ = counters;
+        String::new()
+    }
+    /// Makes the instance of one lane.
+    fn instantiate(&self, lane: LaneId) -> Box<dyn Target>;
+}
+
+/// A target at work on one lane.
+pub trait Target {
+    /// Says where a bio goes. `bio.sector` is relative to the mapped device; subtract
+    /// [`TargetCx::begin_sector`] for the offset in the target. The bio lies inside the target.
+    fn map(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped;
+
+    /// Sees a bio on its way back, with `bio.sector` restored. Called only with `wants_end_io`.
+    fn end_io(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Ended {
+        let _ = cx;
+        Ended::Done(bio)
+    }
+
+    /// A suspend begins: let go of held bios (dispatch, complete, or requeue under noflush).
+    fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
+        let _ = cx;
+    }
+    /// The suspend was abandoned.
+    fn presuspend_undo(&mut self, cx: &mut TargetCx<'_>) {
+        let _ = cx;
+    }
+    /// Nothing is in flight on any lane.
+    fn postsuspend(&mut self, cx: &mut TargetCx<'_>) {
+        let _ = cx;
+    }
+    /// The table goes live; an error leaves the device suspended.
+    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<(), UserError> {
+        let _ = cx;
+        Ok(())
+    }
+    /// I/O flows again.
+    fn resume(&mut self, cx: &mut TargetCx<'_>) {
+        let _ = cx;
+    }
+    /// A timer set with [`TargetCx::set_timer`] fired.
+    fn on_timer(&mut self, token: u64, cx: &mut TargetCx<'_>) {
+        let _ = (token, cx);
+    }
+    /// Adds this lane's counters to `sum`, which starts empty on the first lane.
+    fn add_counters(&self, sum: &mut Vec<u64>) {
+        let _ = sum;
+    }
+    /// A message from the user, delivered to every lane; lane 0's answer is shown.
+    fn message(
+        &mut self,
+        words: &[String],
+        cx: &mut TargetCx<'_>,
+    ) -> Result<Option<String>, UserError> {
+        let _ = cx;
+        Err(UserError::unknown_message(words))
+    }
+}
+
+/// What a target may reach while it is called.
+pub struct TargetCx<'a> {
+    pub(crate) parts: &'a mut TargetParts,
+    /// The lane's clock of this turn.
+    pub now: Nanos,
+    /// The lane.
+    pub lane: LaneId,
+    /// Where the target begins on its mapped device.
+    pub begin_sector: Sector,
+    /// How long the target is.
+    pub len_sectors: Sector,
+    /// A noflush suspend is under way: pushing back is allowed.
+    pub noflush_suspending: bool,
+    pub(crate) device: udm_types::DeviceId,
+    pub(crate) target: u32,
+    pub(crate) table_generation: u64,
+}
+
+impl TargetCx<'_> {
+    /// Finishes a bio the target owns.
+    pub fn complete(&mut self, mut bio: BioBox, status: Status) {
+        bio.status = status;
+        self.parts.done.push_back(bio);
+    }
+
+    /// Sends a bio the target owns to its destination (set with `Bio::remap`).
+    pub fn dispatch(&mut self, bio: BioBox) {
+        self.parts.dispatched.push_back(bio);
+    }
+
+    /// Pushes back a bio the target owns. Only under noflush; otherwise it fails.
+    pub fn requeue(&mut self, bio: BioBox) {
+        self.parts.requeued.push_back(bio);
+    }
+
+    /// Asks for [`Target::on_timer`] at `deadline`. There is no cancel: ignore what is stale.
+    pub fn set_timer(&mut self, deadline: Nanos, token: u64) {
+        self.parts.timers.push((deadline, self.device, self.table_generation, self.target, token));
+    }
+
+    /// Raises a table event: `dmsetup wait` returns, the event number grows.
+    pub fn raise_event(&mut self) {
+        self.parts.events.push(self.device);
+    }
+
+    /// Where to send a bio for this device, and the sector there.
+    pub fn offset_in_target(&self, sector: Sector) -> Sector {
+        sector - self.begin_sector
+    }
+}
+
+/// Operations a target accepts, from its traits.
+pub(crate) fn ops_of(traits: &TargetTraits) -> OpSet {
+    let mut ops = OpSet::READ | OpSet::WRITE | OpSet::FLUSH;
+    ops.set(OpSet::DISCARD, traits.discard_bios > 0);
+    ops.set(OpSet::WRITE_ZEROES, traits.write_zeroes_bios > 0);
+    ops
+}
+
+/// A convenience for mapping targets: offset translation onto one device.
+pub fn remap_linear(
+    mut bio: BioBox,
+    cx: &TargetCx<'_>,
+    dest: Dest,
+    start_sector: Sector,
+) -> Mapped {
+    let sector = start_sector.wrapping_add(bio.sector.wrapping_sub(cx.begin_sector));
+    bio.remap(dest, sector);
+    Mapped::Remapped(bio)
+}
