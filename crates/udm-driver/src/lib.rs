@@ -1,0 +1,21 @@
+//! The real drivers of a lane, and everything else that meets the operating system for it.
+//!
+//! [`open_driver`] gives a lane its [`udm_lane::Driver`]: io_uring, or where that is refused a
+//! portable one (epoll and a few threads), with a line that says which and why. Around it:
+//! opening lower files and devices, sockets, a shared anonymous mapping, lane threads, clocks.
+//!
+//! This crate knows no targets, tables or bios; it moves bytes. It is also where `unsafe` lives:
+//! each block says why it is sound, and the rule they all rest on is that memory handed to the
+//! kernel belongs to its operation until the kernel's last word about it.
+
+mod clock;
+mod error;
+mod handles;
+mod probe;
+mod uring;
+mod vectors;
+mod wake;
+
+pub use clock::{cpu_time_ns, monotonic_ns};
+pub use error::DriverError;
+pub use probe::{DriverChoice, DriverReport, open_driver};

@@ -1,0 +1,402 @@
+//! The io_uring driver: one ring a lane, one system call a turn.
+//!
+//! `submit` only writes an entry into the shared queue. `wait` starts everything that was
+//! submitted, waits if there is nothing to report, and collects completions, with a single
+//! `io_uring_enter`; with completions at hand and nothing to start it needs none at all. Where
+//! the queue is full, entries wait in a backlog and go in the same `wait`, a queue at a time.
+//!
+//! Rules. The ring is used by the thread that made it only (the type is not `Send`). An
+//! operation's memory belongs to its slot until the kernel's last word on it, whatever happened
+//! to the operation meanwhile (cancel, close, a failed `io_uring_enter`, the driver's own drop).
+//! Nothing polls: an idle lane sleeps in the kernel with one poll armed, on the doorbell.
+//!
+//! The tricky case is closing a file that still has operations. The entries in the queue name it
+//! by its place in the ring's file table, so that place is kept until the last of them has
+//! completed; receives and accepts are cancelled, since they might wait for ever; storage
+//! operations and sends run to their end.
+//!
+//! Dropping the driver cancels what can be cancelled and waits for the rest. What has not ended
+//! after [`DROP_WAIT_MS`] (a hung disk) is left behind with its memory, on purpose.
+
+mod ops;
+mod setup;
+mod slots;
+
+use crate::clock;
+use crate::error::DriverError;
+use crate::handles::{
+    FileClass, HandleTable, index_of, raw_of, set_nonblocking, shutdown_both, take_over,
+};
+use crate::wake::EventWake;
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use ops::{Shape, Target};
+use slots::{OpKind, Slots, USER_CANCEL, USER_WAKE};
+use std::collections::VecDeque;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::Arc;
+use udm_lane::{
+    Completion, Driver, DriverOp, Errno, Handle, OpResult, OpToken, Payload, RawHandle, Wake,
+};
+use udm_types::Nanos;
+
+pub(crate) use setup::Abilities;
+
+/// How long a dropped driver waits for operations that cannot be cancelled. Long enough for any
+/// healthy disk; a daemon that ends must not hang on a dead one.
+const DROP_WAIT_MS: u64 = 2_000;
+
+/// Flags of `io_uring_enter`.
+const ENTER_GETEVENTS: u32 = 1;
+
+/// A lane's ring.
+pub(crate) struct UringDriver {
+    ring: IoUring,
+    abilities: Abilities,
+    files: HandleTable<RingFile>,
+    slots: Slots,
+    /// Entries that found the submission queue full, in order. Bounded by what the lane has in
+    /// flight, which the fronts bound.
+    backlog: VecDeque<squeue::Entry>,
+    /// Completions of operations the kernel never saw.
+    refused: Vec<Completion>,
+    wake: Arc<EventWake>,
+}
+
+/// A descriptor of the ring.
+#[derive(Debug)]
+struct RingFile {
+    fd: OwnedFd,
+    target: Target,
+    /// Operations between `submit` and their last completion.
+    in_flight: u32,
+    /// Closed by the lane; goes when `in_flight` reaches zero.
+    closing: bool,
+}
+
+impl UringDriver {
+    /// Makes the ring of the calling thread.
+    pub(crate) fn open() -> Result<UringDriver, DriverError> {
+        let (ring, abilities) = setup::open_ring()?;
+        let wake = EventWake::new().map_err(|errno| DriverError::refused("eventfd", errno))?;
+        let mut driver = UringDriver {
+            ring,
+            abilities,
+            files: HandleTable::new(),
+            slots: Slots::default(),
+            backlog: VecDeque::new(),
+            refused: Vec::new(),
+            wake,
+        };
+        driver.arm_doorbell();
+        Ok(driver)
+    }
+
+    pub(crate) fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+
+    fn arm_doorbell(&mut self) {
+        let poll = opcode::PollAdd::new(types::Fd(self.wake.doorbell()), libc::POLLIN as u32)
+            .multi(true)
+            .build()
+            .user_data(USER_WAKE);
+        self.push(poll);
+    }
+
+    /// Queues an entry. Every address in it points into a slot (see `ops.rs`), or it has none.
+    #[inline]
+    fn push(&mut self, entry: squeue::Entry) {
+        if self.backlog.is_empty() {
+            let mut queue = self.ring.submission();
+            // SAFETY: the memory the entry names belongs to a slot, which is freed only when the
+            // operation's final completion entry has been read, or never.
+            if unsafe { queue.push(&entry) }.is_ok() {
+                return;
+            }
+        }
+        self.backlog.push_back(entry);
+    }
+
+    /// Moves entries from the backlog to the queue while there is room.
+    fn refill(&mut self) {
+        if self.backlog.is_empty() {
+            return;
+        }
+        let mut queue = self.ring.submission();
+        while let Some(entry) = self.backlog.front() {
+            // SAFETY: as in `push`.
+            if unsafe { queue.push(entry) }.is_err() {
+                break;
+            }
+            self.backlog.pop_front();
+        }
+    }
+
+    /// Starts what is queued; with `block`, waits for a completion or the deadline.
+    fn enter(&mut self, block: bool, deadline: Option<Nanos>) {
+        let (submitter, mut queue, _) = self.ring.split();
+        queue.sync();
+        let started = queue.len();
+        if !block && started == 0 && !queue.taskrun() && !queue.cq_overflow() {
+            return;
+        }
+        drop(queue);
+        let result = match (block, deadline) {
+            (true, None) => submitter.submit_and_wait(1),
+            (true, Some(deadline)) => {
+                let left = deadline.since(clock::now()).0;
+                let span = types::Timespec::new()
+                    .sec(left / 1_000_000_000)
+                    .nsec((left % 1_000_000_000) as u32);
+                submitter.submit_with_args(1, &types::SubmitArgs::new().timespec(&span))
+            }
+            // SAFETY: no argument is passed, and the count is what the queue holds.
+            (false, _) => unsafe {
+                submitter.enter::<libc::sigset_t>(started as u32, 0, ENTER_GETEVENTS, None)
+            },
+        };
+        let Err(error) = result else { return };
+        match error.raw_os_error() {
+            // The deadline, a signal, or a full completion queue: the caller looks at the
+            // completions and comes again.
+            Some(libc::ETIME | libc::EINTR | libc::EBUSY) => {}
+            // No memory for the operations. They stay queued; what is in flight frees some.
+            Some(libc::EAGAIN | libc::ENOMEM) => std::thread::yield_now(),
+            other => panic!("invariant: a ring that worked keeps working (enter: {other:?})"),
+        }
+    }
+
+    /// Appends what has completed; arms again what has to go on.
+    fn reap(&mut self, completions: &mut Vec<Completion>) {
+        let mut rearm = false;
+        loop {
+            // Copied out one at a time: ending an operation needs the rest of the driver.
+            let Some(entry) = self.ring.completion().next() else { break };
+            match entry.user_data() {
+                USER_WAKE => rearm |= !cqueue::more(entry.flags()),
+                USER_CANCEL => {}
+                user_data => self.complete(user_data, &entry, completions),
+            }
+        }
+        if rearm {
+            self.arm_doorbell();
+        }
+    }
+
+    fn complete(
+        &mut self,
+        user_data: u64,
+        entry: &cqueue::Entry,
+        completions: &mut Vec<Completion>,
+    ) {
+        let Some(slot) = self.slots.get_mut(user_data) else { return };
+        let result = op_result(entry.result());
+        if slot.kind == OpKind::Accept && self.accept_goes_on(user_data, entry, result) {
+            if let (Ok(_), Some(slot)) = (result, self.slots.get_mut(user_data)) {
+                let token = slot.token;
+                completions.push(Completion {
+                    token,
+                    result,
+                    payload: Payload::empty(),
+                    more: true,
+                });
+            }
+            return;
+        }
+        let Some((token, handle, payload)) = self.slots.remove(user_data) else { return };
+        completions.push(Completion { token, result, payload, more: false });
+        self.ended_on(handle);
+    }
+
+    /// True if an accept has more to come; arms it again where the kernel has stopped.
+    fn accept_goes_on(&mut self, user_data: u64, entry: &cqueue::Entry, result: OpResult) -> bool {
+        if cqueue::more(entry.flags()) {
+            return true;
+        }
+        let Some(slot) = self.slots.get_mut(user_data) else { return false };
+        let passing = match result {
+            Ok(_) => true,
+            // The client went before it was accepted, or a signal came.
+            Err(Errno(code)) => matches!(code, libc::ECONNABORTED | libc::EINTR | libc::EAGAIN),
+        };
+        if slot.cancelled || !passing {
+            return false;
+        }
+        let handle = slot.handle;
+        let Some(file) = self.files.get_mut(handle) else { return false };
+        let shape = Shape::Accept { multishot: self.abilities.multishot_accept };
+        let again = ops::entry(shape, file.target, slot).user_data(user_data);
+        self.push(again);
+        true
+    }
+
+    /// Counts an operation's end; the last one of a closed file lets it go.
+    #[inline]
+    fn ended_on(&mut self, handle: Handle) {
+        let Some(file) = self.files.get_mut(handle) else { return };
+        file.in_flight -= 1;
+        if file.closing && file.in_flight == 0 {
+            self.release(handle);
+        }
+    }
+
+    fn release(&mut self, handle: Handle) {
+        let Some(file) = self.files.remove(handle) else { return };
+        if file.target.fixed {
+            // Cannot fail for a place inside the table; if it did, the place would be overwritten
+            // by the next file that gets it.
+            let _ = self.ring.submitter().register_files_update(index_of(handle), &[-1]);
+        }
+    }
+
+    fn cancel_all(&mut self, matches: impl FnMut(&slots::Slot) -> bool) {
+        for user_data in self.slots.find(matches) {
+            if let Some(slot) = self.slots.get_mut(user_data) {
+                slot.cancelled = true;
+            }
+            self.push(opcode::AsyncCancel::new(user_data).build().user_data(USER_CANCEL));
+        }
+    }
+
+    fn refuse(&mut self, token: OpToken, payload: Payload, errno: Errno) {
+        self.refused.push(Completion { token, result: Err(errno), payload, more: false });
+    }
+}
+
+impl Driver for UringDriver {
+    fn name(&self) -> &'static str {
+        "io_uring"
+    }
+
+    fn register(&mut self, raw: RawHandle) -> Result<Handle, Errno> {
+        let (fd, class) = take_over(raw)?;
+        if class != FileClass::Storage {
+            // On a non-blocking descriptor the ring would report EAGAIN instead of waiting.
+            set_nonblocking(&fd, false)?;
+        }
+        let number = raw_of(&fd);
+        let target = Target { number, fixed: false };
+        let handle = self.files.insert(RingFile { fd, target, in_flight: 0, closing: false })?;
+        let place = index_of(handle);
+        if place < self.abilities.fixed_files
+            && self.ring.submitter().register_files_update(place, &[number]).is_ok()
+            && let (Some(file), Ok(number)) = (self.files.get_mut(handle), i32::try_from(place))
+        {
+            file.target = Target { number, fixed: true };
+        }
+        Ok(handle)
+    }
+
+    fn close(&mut self, handle: Handle) {
+        let Some(file) = self.files.get_mut(handle) else { return };
+        file.closing = true;
+        if file.in_flight == 0 {
+            self.release(handle);
+        } else {
+            self.cancel_all(|slot| {
+                slot.handle == handle && matches!(slot.kind, OpKind::Recv | OpKind::Accept)
+            });
+        }
+    }
+
+    fn shutdown(&mut self, handle: Handle) {
+        let Some(file) = self.files.get_mut(handle) else { return };
+        shutdown_both(&file.fd);
+        if file.in_flight > 0 {
+            // A unix socket that is shut down tells a waiting accept nothing (the kernel answers
+            // "try again" for ever), so accepts are ended by hand.
+            self.cancel_all(|slot| slot.handle == handle && slot.kind == OpKind::Accept);
+        }
+    }
+
+    fn submit(&mut self, token: OpToken, op: DriverOp) {
+        let (handle, shape, payload) = ops::split(op, self.abilities.multishot_accept);
+        let target = match self.files.get_mut(handle) {
+            Some(file) if !file.closing => match shape.check() {
+                Ok(()) => {
+                    file.in_flight += 1;
+                    file.target
+                }
+                Err(errno) => return self.refuse(token, payload, errno),
+            },
+            _ => return self.refuse(token, payload, Errno(libc::EBADF)),
+        };
+        let (user_data, slot) = self.slots.insert(token, handle, shape.kind(), payload);
+        let entry = ops::entry(shape, target, slot).user_data(user_data);
+        self.push(entry);
+    }
+
+    fn cancel(&mut self, token: OpToken) {
+        self.cancel_all(|slot| slot.token == token);
+    }
+
+    fn wait(&mut self, deadline: Option<Nanos>, completions: &mut Vec<Completion>) {
+        let before = completions.len();
+        completions.append(&mut self.refused);
+        loop {
+            self.refill();
+            let passed = deadline
+                .is_some_and(|deadline| deadline == Nanos::ZERO || deadline <= clock::now());
+            let block = !passed
+                && completions.len() == before
+                && self.backlog.is_empty()
+                && self.ring.completion().is_empty()
+                && self.wake.prepare_to_block();
+            self.enter(block, deadline);
+            self.reap(completions);
+            let woken = self.wake.settle();
+            if !self.backlog.is_empty() {
+                continue;
+            }
+            if woken || passed || completions.len() > before {
+                return;
+            }
+        }
+    }
+
+    fn now(&mut self) -> Nanos {
+        clock::now()
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::clone(&self.wake) as Arc<dyn Wake>
+    }
+}
+
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        let deadline = clock::now() + Nanos::from_millis(DROP_WAIT_MS);
+        self.cancel_all(|_| true);
+        while self.slots.live_count() > 0 && clock::now() < deadline {
+            self.refill();
+            let block = self.backlog.is_empty() && self.ring.completion().is_empty();
+            self.enter(block, Some(deadline));
+            self.discard();
+        }
+        if self.slots.live_count() > 0 {
+            // The kernel may still write into this memory, so it must never be reused.
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
+impl UringDriver {
+    /// Ends operations nobody waits for any more; closes connections nobody will take.
+    fn discard(&mut self) {
+        while let Some(entry) = { self.ring.completion().next() } {
+            let Some(slot) = self.slots.get_mut(entry.user_data()) else { continue };
+            if slot.kind == OpKind::Accept && entry.result() >= 0 {
+                // SAFETY: an accept's result is a descriptor made for this driver, and since the
+                // completion goes no further, nobody else owns it.
+                drop(unsafe { OwnedFd::from_raw_fd(entry.result()) });
+            }
+            if !cqueue::more(entry.flags()) {
+                self.slots.remove(entry.user_data());
+            }
+        }
+    }
+}
+
+fn op_result(code: i32) -> OpResult {
+    u32::try_from(code).map_err(|_| Errno(-code))
+}

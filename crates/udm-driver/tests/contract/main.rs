@@ -1,0 +1,75 @@
+//! The driver contract, checked on every driver by the same tests.
+//!
+//! Each file here holds plain functions that take a [`rig::Rig`]; `on_every_driver!` turns them
+//! into one test per driver. Nothing sleeps: a test waits for a completion, for a thread to be
+//! blocked, or for a clock to pass.
+//!
+//! A machine that forbids io_uring runs the portable half and says so.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod rig;
+mod sockets;
+mod storage;
+mod storm;
+mod waking;
+
+/// One test a driver and function.
+macro_rules! on_every_driver {
+    ($($area:ident: $($name:ident),+ $(,)?;)+) => {
+        mod io_uring {
+            $(mod $area { $(
+                #[test]
+                fn $name() {
+                    if let Some(rig) = crate::rig::Rig::uring() {
+                        crate::$area::$name(rig);
+                    }
+                }
+            )+ })+
+        }
+    };
+}
+
+on_every_driver! {
+    storage:
+        what_was_written_is_read,
+        many_segments_make_one_transfer,
+        a_read_at_the_end_is_short,
+        dsync_and_sync_succeed,
+        a_punched_range_reads_zero_and_frees_space,
+        a_zeroed_range_reads_zero,
+        a_wrong_descriptor_completes_with_its_errno,
+        a_stale_handle_completes_with_ebadf,
+        an_offset_past_the_signed_range_is_refused,
+        an_empty_transfer_does_nothing,
+        close_lets_operations_in_flight_finish,
+        a_pipe_waits_for_its_data;
+    sockets:
+        bytes_go_both_ways,
+        a_receive_waits_for_its_bytes,
+        many_segments_are_sent_in_order,
+        a_closed_peer_reads_as_zero_bytes,
+        a_send_to_a_closed_peer_fails_without_a_signal,
+        a_slow_peer_gets_every_byte,
+        one_accept_takes_many_clients,
+        tcp_clients_are_accepted_too,
+        a_cancelled_accept_ends_once,
+        shutdown_ends_a_pending_receive,
+        shutdown_ends_a_pending_accept,
+        a_cancelled_receive_ends_once_and_eats_nothing,
+        a_cancel_of_something_unknown_changes_nothing,
+        close_ends_a_pending_receive,
+        a_non_blocking_socket_waits_like_any_other;
+    waking:
+        a_wake_from_another_thread_ends_a_blocked_wait,
+        a_wake_before_the_wait_is_not_lost,
+        many_wakes_end_one_wait,
+        a_deadline_ends_the_wait_and_never_early,
+        a_past_deadline_never_blocks,
+        a_completion_ends_a_wait_before_its_deadline,
+        an_idle_driver_does_not_wake_up;
+    storm:
+        ten_thousand_operations_agree_with_a_byte_model,
+        many_receives_outnumber_the_queue,
+        a_dropped_driver_lets_go_of_all_memory,
+        a_dropped_driver_closes_what_it_owned;
+}
