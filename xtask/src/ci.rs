@@ -1,0 +1,108 @@
+//! `cargo xtask ci`: everything a change has to pass, cheapest first, each step with its time.
+//!
+//! The steps run one after the other and the first failure ends the run. A tool that is missing
+//! is named together with what is not checked because of it; where everything has to be there
+//! (`CI=true`) that is a failure, so that nothing is ever skipped in silence.
+//!
+//! The test runner comes after the doc tests on purpose: whoever reads only the last counts of the
+//! output sees the big number.
+
+use crate::steps::{self, Failed, cargo, is_ci, is_installed};
+use crate::{fuzz, sim, tidy};
+use std::path::Path;
+use std::time::Instant;
+
+/// Seeds of the simulation smoke run: a few seconds; long runs are for `cargo xtask sim`.
+const SMOKE_SEEDS: u64 = 300;
+/// Seconds for each fuzz harness.
+const FUZZ_S: u64 = 20;
+
+/// Programs the end-to-end tests use, and what is not checked without them.
+const TOOLS: [(&str, &str); 8] = [
+    ("nbdinfo", "what the NBD front tells libnbd clients"),
+    ("nbdcopy", "copies in and out over several NBD connections"),
+    ("qemu-img", "QEMU as an NBD client"),
+    ("qemu-io", "single NBD requests with flags"),
+    ("fio", "verified load over NBD during table swaps"),
+    ("mkfs.ext4", "a file system on a mapped device"),
+    ("fsck.ext4", "the same file system checked"),
+    ("nbdkit", "another server's NBD device below ours"),
+];
+
+type Step = (&'static str, fn(&Path) -> Result<(), Failed>);
+
+const STEPS: [Step; 10] = [
+    ("tools", tools),
+    ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
+    ("tidy", tidy::run),
+    ("clippy", clippy),
+    ("build", build),
+    ("doc tests", |root| steps::run(root, &mut cargo(&["test", "--workspace", "--doc"]))),
+    ("tests", tests),
+    ("simulation", simulation),
+    ("fuzz", fuzzing),
+    ("docs", docs),
+];
+
+/// Runs every step.
+pub(crate) fn run(root: &Path) -> Result<(), Failed> {
+    let start = Instant::now();
+    let mut times = Vec::new();
+    for (name, step) in STEPS {
+        println!("\n==== {name}");
+        let step_start = Instant::now();
+        let result = step(root);
+        let took_s = step_start.elapsed().as_secs_f64();
+        times.push(format!("{name} {took_s:.0} s"));
+        println!("==== {name}: {} in {took_s:.1} s", if result.is_ok() { "ok" } else { "FAILED" });
+        result.map_err(|failed| Failed::new(format!("step {name}: {failed}")))?;
+    }
+    println!("\nall steps passed in {:.0} s ({})", start.elapsed().as_secs_f64(), times.join(", "));
+    Ok(())
+}
+
+fn tools(_root: &Path) -> Result<(), Failed> {
+    let missing: Vec<_> = TOOLS.iter().filter(|(tool, _)| !is_installed(tool)).collect();
+    for (tool, lost) in &missing {
+        println!("{tool} is not installed; not checked: {lost}");
+    }
+    if is_ci() && !missing.is_empty() {
+        return Err(Failed::new("tools are missing, and CI=true asks for all of them"));
+    }
+    Ok(())
+}
+
+fn clippy(root: &Path) -> Result<(), Failed> {
+    let arguments = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    steps::run(root, &mut cargo(&arguments))
+}
+
+/// The binary the end-to-end tests and the simulator's runner use.
+fn build(root: &Path) -> Result<(), Failed> {
+    steps::run(root, &mut cargo(&["build", "--workspace", "--all-targets"]))
+}
+
+fn tests(root: &Path) -> Result<(), Failed> {
+    if is_installed("cargo-nextest") {
+        // Warnings about slow tests are noise on a loaded machine; failures are not.
+        let arguments = ["nextest", "run", "--workspace", "--no-fail-fast"];
+        return steps::run(root, &mut cargo(&arguments));
+    }
+    println!("cargo-nextest is not installed; using cargo test");
+    let arguments = ["test", "--workspace", "--no-fail-fast", "--bins", "--lib", "--tests"];
+    steps::run(root, &mut cargo(&arguments))
+}
+
+fn simulation(root: &Path) -> Result<(), Failed> {
+    sim::run(root, &sim::Args { seeds: Some(SMOKE_SEEDS), ..sim::Args::default() })
+}
+
+fn fuzzing(root: &Path) -> Result<(), Failed> {
+    let args = fuzz::Args { target: None, seconds: FUZZ_S, input: None, list: false };
+    fuzz::run(root, &args)
+}
+
+fn docs(root: &Path) -> Result<(), Failed> {
+    let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    steps::run(root, command.env("RUSTDOCFLAGS", "-D warnings"))
+}

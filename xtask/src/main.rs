@@ -1,0 +1,58 @@
+//! `cargo xtask`: every command of this repository, in one program.
+//!
+//! There are no scripts with logic in them: `.ci/run` installs packages and calls
+//! `cargo xtask ci`. Each command has a module; `steps.rs` holds how they run other programs. The
+//! crate uses no crate of the product, so that a broken product can still be tidied and so that
+//! tidy's own layer check has nothing to excuse.
+//!
+//! A command prints what it runs and how long it took, and exits with 1 if anything failed.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod ci;
+mod fuzz;
+mod sim;
+mod steps;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The repository's commands.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the rules of the repository: layers, lengths, headers, banned calls, docs, licences.
+    Tidy,
+    /// Run everything a change has to pass, in order, with times.
+    Ci,
+    /// Run the simulator over seeds (release build of udm-sim).
+    Sim(sim::Args),
+    /// Fuzz what parses other people's bytes (libFuzzer, stable toolchain).
+    Fuzz(fuzz::Args),
+    /// Measure, beside the peers or the floor.
+    Bench(bench::Args),
+}
+
+fn main() -> ExitCode {
+    let root = steps::root();
+    let result = match Cli::parse().command {
+        Command::Tidy => tidy::run(&root),
+        Command::Ci => ci::run(&root),
+        Command::Sim(args) => sim::run(&root, &args),
+        Command::Fuzz(args) => fuzz::run(&root, &args),
+        Command::Bench(args) => bench::run(&root, &args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            eprintln!("error: {failed}");
+            ExitCode::FAILURE
+        }
+    }
+}

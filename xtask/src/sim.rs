@@ -1,0 +1,44 @@
+//! `cargo xtask sim`: builds and runs the simulator of `udm-sim`.
+//!
+//! Always a release build: the simulator's worth is the number of seeds it gets through. The
+//! arguments are passed on as they are; what they mean is the simulator's business, and so is the
+//! line that replays a failure, which has to name this command.
+
+use crate::steps::{Failed, cargo, run as run_step};
+use std::path::Path;
+
+/// What to simulate.
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// How many seeds to run.
+    #[arg(long, value_name = "N")]
+    pub(crate) seeds: Option<u64>,
+    /// The first seed (or, without --seeds, the only one).
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// Steps of each run.
+    #[arg(long, value_name = "K")]
+    pub(crate) steps: Option<u64>,
+    /// Only the scenario of this name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) only: Option<String>,
+    /// More for the simulator, behind `--`.
+    #[arg(last = true)]
+    pub(crate) more: Vec<String>,
+}
+
+/// Runs the simulator.
+pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
+    let mut command = cargo(&["run", "--quiet", "--release", "--package", "udm-sim", "--"]);
+    let numbers = [("--seeds", args.seeds), ("--seed", args.seed), ("--steps", args.steps)];
+    for (name, value) in numbers {
+        if let Some(value) = value {
+            command.args([name, &value.to_string()]);
+        }
+    }
+    if let Some(name) = &args.only {
+        command.args(["--only", name]);
+    }
+    command.args(&args.more);
+    run_step(root, &mut command)
+}
