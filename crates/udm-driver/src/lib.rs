@@ -9,13 +9,23 @@
 //! kernel belongs to its operation until the kernel's last word about it.
 
 mod clock;
+mod errno;
 mod error;
 mod handles;
+mod open;
 mod probe;
+mod shared_memory;
+mod sockets;
+mod threads;
 mod uring;
 mod vectors;
 mod wake;
 
 pub use clock::{cpu_time_ns, monotonic_ns};
+pub use errno::status_from_errno;
 pub use error::DriverError;
+pub use open::{OpenOptions, OpenedFile, open_file};
 pub use probe::{DriverChoice, DriverReport, open_driver};
+pub use shared_memory::SharedMemory;
+pub use sockets::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, tune_connection};
+pub use threads::{allowed_cpus, spawn_lane};
