@@ -66,6 +66,11 @@ impl<T> HandleTable<T> {
         slot.entry.as_mut()
     }
 
+    /// All entries, in the order of their indexes.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| slot.entry.as_mut())
+    }
+
     /// Takes an entry out; its index may be used again at once.
     pub(crate) fn remove(&mut self, handle: Handle) -> Option<T> {
         self.get_mut(handle)?;

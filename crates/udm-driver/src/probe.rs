@@ -8,6 +8,7 @@
 //! Where the choice comes from (command line, environment) is the caller's business.
 
 use crate::error::DriverError;
+use crate::portable::PortableDriver;
 use crate::uring::UringDriver;
 use std::fmt;
 use udm_lane::Driver;
@@ -40,11 +41,23 @@ impl fmt::Display for DriverReport {
 }
 
 /// Opens a driver for the calling thread, which must be the one that uses it.
+///
+/// # Errors
+/// With [`DriverChoice::Uring`] what was refused; otherwise only if the system is out of
+/// descriptors.
 pub fn open_driver(choice: DriverChoice) -> Result<(Box<dyn Driver>, DriverReport), DriverError> {
     match choice {
-        DriverChoice::Auto | DriverChoice::Uring => open_uring(),
-        DriverChoice::Portable => Err(DriverError::refused("portable", udm_lane::Errno(95))),
+        DriverChoice::Uring => open_uring(),
+        DriverChoice::Portable => open_portable("chosen".to_owned()),
+        DriverChoice::Auto => {
+            open_uring().or_else(|error| open_portable(format!("io_uring refused: {error}")))
+        }
     }
+}
+
+fn open_portable(reason: String) -> Result<(Box<dyn Driver>, DriverReport), DriverError> {
+    let driver = PortableDriver::open()?;
+    Ok((Box::new(driver), DriverReport { name: "portable", reason }))
 }
 
 fn open_uring() -> Result<(Box<dyn Driver>, DriverReport), DriverError> {

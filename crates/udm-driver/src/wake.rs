@@ -4,16 +4,19 @@
 //! so writes to an eventfd the driver listens on, and nobody else makes a system call.
 //!
 //! ```text
-//!             prepare_to_block            wake: write the eventfd
-//!   RUNNING -------------------> BLOCKED ------------------------> PENDING
-//!      |  ^---------------------------- settle ----------------------|
-//!      '------------ wake: no system call -------------> PENDING
+//!          prepare_to_block              wake: write the eventfd
+//!   0 ---------------------> BLOCKED ------------------------------> BLOCKED|WOKEN
+//!   |  ^--------------------------------- settle ------------------------|
+//!   '------------- wake: no system call -------------> WOKEN
 //! ```
 //!
-//! Rules. A wake is never lost: every wake swaps `PENDING` in, and only the driver takes it out.
-//! A repeated wake costs one atomic swap. The eventfd is only a doorbell: it is never read (both
-//! drivers listen edge-triggered), and a late ring from an earlier round is ignored, because only
-//! `PENDING` ends a wait.
+//! Rules. A wake is never lost: every wake sets a flag, and only the driver takes it out. A
+//! repeated wake costs one atomic operation. The eventfd is only a doorbell: it is never read
+//! (both drivers listen edge-triggered), and a late ring from an earlier round is ignored,
+//! because only a flag ends a wait.
+//!
+//! The portable driver's file threads ring too, with a flag of their own ([`COMPLETED`]), so that
+//! a completion does not look like a wake.
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -21,12 +24,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use udm_lane::{Errno, Wake};
 
-/// The driver runs: it will look at the state before it blocks.
-const RUNNING: u8 = 0;
 /// The driver sleeps, or is about to, and needs the eventfd to be written.
 const BLOCKED: u8 = 1;
 /// Somebody wants the driver's attention.
-const PENDING: u8 = 2;
+const WOKEN: u8 = 2;
+/// A file thread has finished something.
+pub(crate) const COMPLETED: u8 = 4;
 
 /// The state and the doorbell, shared by a driver and everyone who may wake it.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl EventWake {
     pub(crate) fn new() -> Result<Arc<EventWake>, Errno> {
         let doorbell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| Errno(error.raw_os_error()))?;
-        Ok(Arc::new(EventWake { state: AtomicU8::new(RUNNING), doorbell }))
+        Ok(Arc::new(EventWake { state: AtomicU8::new(0), doorbell }))
     }
 
     /// What the driver listens on for readability, edge-triggered.
@@ -47,32 +50,36 @@ impl EventWake {
         self.doorbell.as_raw_fd()
     }
 
-    /// Announces that the driver will block. False if somebody has woken it already.
+    /// Announces that the driver will block. False if something has happened already.
     pub(crate) fn prepare_to_block(&self) -> bool {
-        self.state.compare_exchange(RUNNING, BLOCKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.state.compare_exchange(0, BLOCKED, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// Announces that the driver runs. True if somebody has woken it since the last call.
     pub(crate) fn settle(&self) -> bool {
         // The load spares a locked instruction on turns that neither blocked nor were woken. It
         // may miss a wake of this instant; that wake is found by the next turn.
-        self.state.load(Ordering::Acquire) != RUNNING
-            && self.state.swap(RUNNING, Ordering::SeqCst) == PENDING
+        self.state.load(Ordering::Acquire) != 0 && self.state.swap(0, Ordering::SeqCst) & WOKEN != 0
     }
-}
 
-impl Wake for EventWake {
-    fn wake(&self) {
-        if self.state.swap(PENDING, Ordering::SeqCst) == BLOCKED {
+    /// Sets a flag; rings if the driver sleeps and nobody has rung yet.
+    pub(crate) fn signal(&self, flag: u8) {
+        if self.state.fetch_or(flag, Ordering::SeqCst) == BLOCKED {
             // Fails only when the counter is full, and then the doorbell has rung already.
             let _ = rustix::io::write(&self.doorbell, &1_u64.to_ne_bytes());
         }
     }
 }
 
+impl Wake for EventWake {
+    fn wake(&self) {
+        self.signal(WOKEN);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::EventWake;
+    use super::{COMPLETED, EventWake};
     use udm_lane::Wake;
 
     fn rings(wake: &EventWake) -> u64 {
@@ -102,6 +109,18 @@ mod tests {
         wake.wake();
         assert_eq!(rings(&wake), 1);
         assert!(wake.settle());
+    }
+
+    #[test]
+    fn a_completion_rings_but_is_no_wake() {
+        let wake = EventWake::new().unwrap();
+        assert!(wake.prepare_to_block());
+        wake.signal(COMPLETED);
+        wake.signal(COMPLETED);
+        assert_eq!(rings(&wake), 1);
+        assert!(!wake.settle());
+        wake.signal(COMPLETED);
+        assert!(!wake.prepare_to_block(), "the driver must look first");
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! Dropping the driver cancels what can be cancelled and waits for the rest. What has not ended
 //! after [`DROP_WAIT_MS`] (a hung disk) is left behind with its memory, on purpose.
 
-mod ops;
+mod entry;
 mod setup;
 mod slots;
 
@@ -27,10 +27,11 @@ use crate::error::DriverError;
 use crate::handles::{
     FileClass, HandleTable, index_of, raw_of, set_nonblocking, shutdown_both, take_over,
 };
+use crate::shape::{OpKind, Shape, split};
 use crate::wake::EventWake;
+use entry::Target;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use ops::{Shape, Target};
-use slots::{OpKind, Slots, USER_CANCEL, USER_WAKE};
+use slots::{Slots, USER_CANCEL, USER_WAKE};
 use std::collections::VecDeque;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -67,6 +68,7 @@ pub(crate) struct UringDriver {
 struct RingFile {
     fd: OwnedFd,
     target: Target,
+    class: FileClass,
     /// Operations between `submit` and their last completion.
     in_flight: u32,
     /// Closed by the lane; goes when `in_flight` reaches zero.
@@ -103,7 +105,7 @@ impl UringDriver {
         self.push(poll);
     }
 
-    /// Queues an entry. Every address in it points into a slot (see `ops.rs`), or it has none.
+    /// Queues an entry. Every address in it points into a slot (see `entry.rs`), or it has none.
     #[inline]
     fn push(&mut self, entry: squeue::Entry) {
         if self.backlog.is_empty() {
@@ -186,12 +188,12 @@ impl UringDriver {
     fn complete(
         &mut self,
         user_data: u64,
-        entry: &cqueue::Entry,
+        ended: &cqueue::Entry,
         completions: &mut Vec<Completion>,
     ) {
         let Some(slot) = self.slots.get_mut(user_data) else { return };
-        let result = op_result(entry.result());
-        if slot.kind == OpKind::Accept && self.accept_goes_on(user_data, entry, result) {
+        let result = op_result(ended.result());
+        if slot.kind == OpKind::Accept && self.accept_goes_on(user_data, ended, result) {
             if let (Ok(_), Some(slot)) = (result, self.slots.get_mut(user_data)) {
                 let token = slot.token;
                 completions.push(Completion {
@@ -209,8 +211,8 @@ impl UringDriver {
     }
 
     /// True if an accept has more to come; arms it again where the kernel has stopped.
-    fn accept_goes_on(&mut self, user_data: u64, entry: &cqueue::Entry, result: OpResult) -> bool {
-        if cqueue::more(entry.flags()) {
+    fn accept_goes_on(&mut self, user_data: u64, ended: &cqueue::Entry, result: OpResult) -> bool {
+        if cqueue::more(ended.flags()) {
             return true;
         }
         let Some(slot) = self.slots.get_mut(user_data) else { return false };
@@ -224,8 +226,8 @@ impl UringDriver {
         }
         let handle = slot.handle;
         let Some(file) = self.files.get_mut(handle) else { return false };
-        let shape = Shape::Accept { multishot: self.abilities.multishot_accept };
-        let again = ops::entry(shape, file.target, slot).user_data(user_data);
+        let multishot = self.abilities.multishot_accept;
+        let again = entry::entry(Shape::Accept, file.target, slot, multishot).user_data(user_data);
         self.push(again);
         true
     }
@@ -276,7 +278,8 @@ impl Driver for UringDriver {
         }
         let number = raw_of(&fd);
         let target = Target { number, fixed: false };
-        let handle = self.files.insert(RingFile { fd, target, in_flight: 0, closing: false })?;
+        let file = RingFile { fd, target, class, in_flight: 0, closing: false };
+        let handle = self.files.insert(file)?;
         let place = index_of(handle);
         if place < self.abilities.fixed_files
             && self.ring.submitter().register_files_update(place, &[number]).is_ok()
@@ -310,19 +313,20 @@ impl Driver for UringDriver {
     }
 
     fn submit(&mut self, token: OpToken, op: DriverOp) {
-        let (handle, shape, payload) = ops::split(op, self.abilities.multishot_accept);
-        let target = match self.files.get_mut(handle) {
+        let (handle, shape, payload) = split(op);
+        let (target, kind) = match self.files.get_mut(handle) {
             Some(file) if !file.closing => match shape.check() {
                 Ok(()) => {
                     file.in_flight += 1;
-                    file.target
+                    (file.target, shape.kind(file.class))
                 }
                 Err(errno) => return self.refuse(token, payload, errno),
             },
             _ => return self.refuse(token, payload, Errno(libc::EBADF)),
         };
-        let (user_data, slot) = self.slots.insert(token, handle, shape.kind(), payload);
-        let entry = ops::entry(shape, target, slot).user_data(user_data);
+        let (user_data, slot) = self.slots.insert(token, handle, kind, payload);
+        let multishot = self.abilities.multishot_accept;
+        let entry = entry::entry(shape, target, slot, multishot).user_data(user_data);
         self.push(entry);
     }
 

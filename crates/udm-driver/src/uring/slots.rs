@@ -7,6 +7,7 @@
 //! The slot's index and a generation make up the `user_data` of the submission entry. Generation
 //! zero is kept for the driver's own entries (the doorbell, cancels), which have no slot.
 
+use crate::shape::OpKind;
 use crate::vectors::Vectors;
 use udm_lane::{Handle, OpToken, Payload};
 
@@ -14,19 +15,6 @@ use udm_lane::{Handle, OpToken, Payload};
 pub(crate) const USER_WAKE: u64 = 1;
 /// `user_data` of cancels; nobody looks at their result.
 pub(crate) const USER_CANCEL: u64 = 2;
-
-/// How an operation ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpKind {
-    /// By itself, in bounded time.
-    Storage,
-    /// When the peer sends or goes.
-    Recv,
-    /// When the peer has taken bytes or goes.
-    Send,
-    /// When cancelled; has many results.
-    Accept,
-}
 
 /// One operation in flight.
 pub(crate) struct Slot {
@@ -128,7 +116,7 @@ impl Slot {
     /// The slot's address list, filled from its payload.
     pub(crate) fn vectors(&mut self) -> &mut Vectors {
         let vectors = self.vectors.get_or_insert_with(|| Box::new(Vectors::new()));
-        vectors.fill(&self.payload, 0);
+        vectors.fill(&self.payload);
         vectors
     }
 }
@@ -143,7 +131,8 @@ fn index_of(user_data: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{OpKind, Slots};
+    use super::Slots;
+    use crate::shape::OpKind;
     use udm_lane::{Handle, OpToken, Payload};
 
     #[test]

@@ -7,6 +7,7 @@
 //! A machine that forbids io_uring runs the portable half and says so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod refusal;
 mod rig;
 mod sockets;
 mod storage;
@@ -23,6 +24,14 @@ macro_rules! on_every_driver {
                     if let Some(rig) = crate::rig::Rig::uring() {
                         crate::$area::$name(rig);
                     }
+                }
+            )+ })+
+        }
+        mod portable {
+            $(mod $area { $(
+                #[test]
+                fn $name() {
+                    crate::$area::$name(crate::rig::Rig::portable());
                 }
             )+ })+
         }

@@ -34,6 +34,11 @@ impl Rig {
         }
     }
 
+    /// The portable driver.
+    pub(crate) fn portable() -> Rig {
+        Rig::over(open_driver(DriverChoice::Portable).unwrap().0)
+    }
+
     fn over(driver: Box<dyn Driver>) -> Rig {
         Rig { driver, next_token: 1, stash: BTreeMap::new() }
     }

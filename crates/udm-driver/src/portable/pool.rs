@@ -1,0 +1,199 @@
+//! A few threads for file operations, which can block and have no readiness to wait for.
+//!
+//! Each portable driver has its own, so lanes share nothing here either. Jobs go in a batch a
+//! turn, results come back in a batch and ring the lane's doorbell. Threads are started when they
+//! are first needed and sleep on a condition variable while there is nothing to do.
+//!
+//! Rules. A job owns its descriptor and its memory; the thread that runs it holds both until the
+//! call has returned, so nothing can be freed or reused under the kernel's hands, even if the
+//! driver is gone by then. At most [`JOBS_MAX`] jobs are inside; the rest waits with the driver,
+//! where it can still be cancelled.
+//!
+//! The tricky case is dropping the pool over a dead disk. Jobs not begun are dropped at once; for
+//! those begun it waits [`DROP_WAIT_MS`] and then lets the threads go with what they hold.
+
+use super::storage;
+use crate::shape::Shape;
+use crate::vectors::Vectors;
+use crate::wake::{COMPLETED, EventWake};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use udm_lane::{Errno, OpResult, OpToken, Payload};
+
+/// Threads of a lane's pool: the depth a disk sees. Enough to keep a disk busy beside the page
+/// cache, few enough that eight lanes stay below a hundred threads.
+const THREADS_MAX: usize = 8;
+
+/// Jobs inside the pool: a short queue a thread, so that none runs dry between two turns of the
+/// lane.
+const JOBS_MAX: usize = 8 * THREADS_MAX;
+
+/// How long a dropped pool waits for calls that are running. See the io_uring driver's.
+const DROP_WAIT_MS: u64 = 2_000;
+
+/// One file operation.
+pub(crate) struct Job {
+    pub(crate) token: OpToken,
+    pub(crate) file: Arc<OwnedFd>,
+    pub(crate) shape: Shape,
+    pub(crate) payload: Payload,
+}
+
+/// A finished one.
+pub(crate) struct Done {
+    pub(crate) token: OpToken,
+    pub(crate) result: OpResult,
+    pub(crate) payload: Payload,
+}
+
+/// The pool as the driver holds it.
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    threads: usize,
+    /// Jobs given and not yet taken back.
+    inside: usize,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// For threads: a job has come, or the end.
+    work: Condvar,
+    /// For a pool being dropped: a thread has stopped running.
+    quiet: Condvar,
+    wake: Arc<EventWake>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    done: Vec<Done>,
+    idle: usize,
+    running: usize,
+    ended: bool,
+}
+
+impl Pool {
+    pub(crate) fn new(wake: Arc<EventWake>) -> Pool {
+        let state = Mutex::new(State::default());
+        let shared = Shared { state, work: Condvar::new(), quiet: Condvar::new(), wake };
+        Pool { shared: Arc::new(shared), threads: 0, inside: 0 }
+    }
+
+    /// Takes jobs from the front of `waiting` while there is room.
+    ///
+    /// # Errors
+    /// Gives a job back with the error if there is no thread at all to run it.
+    pub(crate) fn give(&mut self, waiting: &mut VecDeque<Job>) -> Result<(), (Job, Errno)> {
+        let count = waiting.len().min(JOBS_MAX - self.inside);
+        if count == 0 {
+            return Ok(());
+        }
+        let idle = {
+            let mut state = self.shared.lock();
+            state.jobs.extend(waiting.drain(..count));
+            state.idle.min(count)
+        };
+        self.inside += count;
+        for _ in 0..idle {
+            self.shared.work.notify_one();
+        }
+        let wanted = THREADS_MAX.min(self.threads + count - idle);
+        while self.threads < wanted {
+            match self.start_thread() {
+                Ok(()) => self.threads += 1,
+                // The threads there are will do it all, more slowly.
+                Err(_) if self.threads > 0 => break,
+                Err(errno) => {
+                    let job = self.shared.lock().jobs.pop_front();
+                    self.inside -= 1;
+                    let job = job.expect("invariant: without threads nobody else takes a job");
+                    return Err((job, errno));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what has finished into `done`.
+    pub(crate) fn take(&mut self, done: &mut Vec<Done>) {
+        if self.inside == 0 {
+            return;
+        }
+        let before = done.len();
+        done.append(&mut self.shared.lock().done);
+        self.inside -= done.len() - before;
+    }
+
+    fn start_thread(&self) -> Result<(), Errno> {
+        let shared = Arc::clone(&self.shared);
+        std::thread::Builder::new()
+            .name("udm-file".to_owned())
+            .spawn(move || run(&shared))
+            .map(drop)
+            .map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EAGAIN)))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic cannot leave the lists half changed: each is changed by one call.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A thread's life: jobs, one after the other.
+fn run(shared: &Shared) {
+    let mut vectors = Vectors::new();
+    let mut state = shared.lock();
+    loop {
+        if state.ended {
+            return;
+        }
+        let Some(job) = state.jobs.pop_front() else {
+            state.idle += 1;
+            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+            continue;
+        };
+        state.running += 1;
+        drop(state);
+        let done = finish(job, &mut vectors);
+        state = shared.lock();
+        state.running -= 1;
+        if state.ended {
+            // Its memory is let go before anyone is told that the thread is quiet.
+            drop(done);
+            shared.quiet.notify_all();
+        } else {
+            state.done.push(done);
+            shared.wake.signal(COMPLETED);
+        }
+    }
+}
+
+fn finish(job: Job, vectors: &mut Vectors) -> Done {
+    let Job { token, file, shape, payload } = job;
+    let result = storage::run(&file, shape, &payload, vectors);
+    Done { token, result, payload }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let give_up = Instant::now() + Duration::from_millis(DROP_WAIT_MS);
+        let mut state = self.shared.lock();
+        state.ended = true;
+        state.jobs.clear();
+        state.done.clear();
+        self.shared.work.notify_all();
+        while state.running > 0 {
+            let left = give_up.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.shared.quiet.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
