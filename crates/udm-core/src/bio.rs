@@ -204,10 +204,6 @@ impl Bio {
         self.live = live;
     }
 
-    pub(crate) fn is_live(&self) -> bool {
-        self.live
-    }
-
     /// Makes the bio blank for its next use; keeps memory.
     pub(crate) fn reset(&mut self) {
         self.depth = 0;

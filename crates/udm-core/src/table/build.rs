@@ -286,9 +286,10 @@ impl TableBuilder<'_> {
             seed: self.seed.wrapping_add(line.begin_sector),
         };
         let mut args = Args::new(line);
-        let config: Box<dyn TargetConfig> = target_type
-            .build(&mut args, &mut cx)
-            .map_err(|error| if error.line().is_none() { error.at_line(line.line) } else { error })?;
+        let config: Box<dyn TargetConfig> =
+            target_type.build(&mut args, &mut cx).map_err(|error| {
+                if error.line().is_none() { error.at_line(line.line) } else { error }
+            })?;
         let config: Arc<dyn TargetConfig> = config.into();
         let traits = config.traits();
         Ok(TableTarget {
@@ -338,8 +339,8 @@ fn stack_limits(
         for part in &target.devices {
             check_area(part, &own, read_only).map_err(|error| error.at_line(line.line))?;
         }
-        all_discard &= target.traits.discard_bios > 0
-            && (target.traits.discards_itself || devices_discard);
+        all_discard &=
+            target.traits.discard_bios > 0 && (target.traits.discards_itself || devices_discard);
         all_zero &= target.traits.write_zeroes_bios > 0 && devices_zero;
         if target.traits.flush_bios > 0 && target.traits.flushes_itself {
             own.features |= DeviceFeatures::WRITE_CACHE | DeviceFeatures::FUA;
@@ -440,8 +441,7 @@ fn assemble(targets: Vec<TableTarget>, limits: QueueLimits, read_only: bool) -> 
     let bypass = targets
         .iter()
         .all(|target| target.traits.flush_bypasses_map || target.traits.flush_bios == 0);
-    let flush_route =
-        if bypass { FlushRoute::Devices(dests) } else { FlushRoute::Targets };
+    let flush_route = if bypass { FlushRoute::Devices(dests) } else { FlushRoute::Targets };
     let len_sectors = targets.last().map_or(0, TableTarget::end_sector);
     Table { targets, len_sectors, limits, flush_route, lowers, mapped, read_only }
 }

@@ -1,0 +1,332 @@
+//! What the coordinator tells lanes to do with a device, and how lanes answer.
+//!
+//! Every change of a device is a round: the coordinator sends a command to all lanes, each answers
+//! when it has done it. Commands of one sender arrive in order. A lane never waits inside a command;
+//! the answer of `Suspend` comes when the gate has drained, which may be much later.
+
+use super::device::{SuspendMark, TableLane};
+use super::doorway::{self, Caller};
+use super::{BarrierMessage, Engine, LaneMessage};
+use crate::actor::DeviceNotice;
+use crate::error::UserError;
+use crate::lifecycle::Gauges;
+use crate::table::Table;
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use udm_types::{DeviceId, LaneId};
+
+/// The lane the coordinator lives on.
+pub const COORDINATOR_LANE: LaneId = LaneId(0);
+
+/// A step of a round, for one lane.
+#[derive(Clone, Debug)]
+pub struct LaneCommand {
+    /// The device.
+    pub device: DeviceId,
+    /// To answer by; `None` if no answer is wanted.
+    pub round: Option<u64>,
+    /// What to do.
+    pub step: LaneStep,
+}
+
+/// What a lane does.
+#[derive(Clone, Debug)]
+pub enum LaneStep {
+    /// Make the device.
+    Create,
+    /// Forget the device; nothing is in flight.
+    Destroy,
+    /// Make instances of a table and keep them aside.
+    Stage {
+        /// Number of the load.
+        generation: u64,
+        /// The table.
+        table: Arc<Table>,
+    },
+    /// Drop a table kept aside.
+    Unstage {
+        /// Number of the load.
+        generation: u64,
+    },
+    /// Call `presuspend`, close the gate, answer when nothing is in flight.
+    Suspend {
+        /// Targets may push back.
+        noflush: bool,
+    },
+    /// The suspend was abandoned: `presuspend_undo`, open the gate.
+    Unsuspend,
+    /// Nothing is in flight anywhere: `postsuspend`.
+    Postsuspend,
+    /// Put a staged table in place (if any) and call `preresume`.
+    Bind {
+        /// Number of the load; `None` to keep the live table.
+        generation: Option<u64>,
+    },
+    /// `resume`, then let held bios in and open the gate.
+    Resume {
+        /// Tell actors that size or limits changed.
+        resized: bool,
+    },
+    /// Fail what hangs below.
+    Abort,
+    /// A message for a target.
+    Message {
+        /// Index of the target.
+        target: u32,
+        /// The words.
+        words: Arc<[String]>,
+    },
+    /// Counters of the live table's targets.
+    Counters,
+    /// Counters of the device.
+    Gauges,
+}
+
+/// A lane's answer.
+#[derive(Debug)]
+pub struct LaneAnswer {
+    /// Who answers.
+    pub lane: LaneId,
+    /// The device.
+    pub device: DeviceId,
+    /// The round.
+    pub round: u64,
+    /// The outcome.
+    pub outcome: Result<AnswerBody, UserError>,
+}
+
+/// What an answer carries.
+#[derive(Debug)]
+pub enum AnswerBody {
+    /// Nothing.
+    Done,
+    /// A message's text.
+    Text(Option<String>),
+    /// Counters by target.
+    Counters(Vec<Vec<u64>>),
+    /// Counters of the device.
+    Gauges(Box<Gauges>),
+}
+
+impl Engine {
+    pub(crate) fn on_command(&mut self, command: LaneCommand) {
+        let LaneCommand { device: id, round, step } = command;
+        let outcome = match step {
+            LaneStep::Create => {
+                self.devices.create(id);
+                Ok(AnswerBody::Done)
+            }
+            LaneStep::Destroy => self.destroy(id),
+            LaneStep::Stage { generation, table } => self.stage(id, generation, table),
+            LaneStep::Unstage { generation } => self.unstage(id, generation),
+            // Answers for itself, when drained.
+            LaneStep::Suspend { noflush } => return self.suspend(id, noflush, round),
+            LaneStep::Unsuspend => self.unsuspend(id),
+            LaneStep::Postsuspend => {
+                self.each_target(id, |target, cx| target.postsuspend(cx));
+                Ok(AnswerBody::Done)
+            }
+            LaneStep::Bind { generation } => self.bind(id, generation),
+            LaneStep::Resume { resized } => self.resume(id, resized),
+            LaneStep::Abort => {
+                self.abort_lowers(id);
+                Ok(AnswerBody::Done)
+            }
+            LaneStep::Message { target, words } => self.message(id, target, &words),
+            LaneStep::Counters => Ok(AnswerBody::Counters(self.counters(id))),
+            LaneStep::Gauges => {
+                let mut gauges = Gauges::default();
+                if let Some(device) = self.devices.get(id) {
+                    device.add_gauges(&mut gauges);
+                }
+                Ok(AnswerBody::Gauges(Box::new(gauges)))
+            }
+        };
+        if let Some(round) = round {
+            self.answer(id, round, outcome);
+        }
+    }
+
+    fn answer(&mut self, device: DeviceId, round: u64, outcome: Result<AnswerBody, UserError>) {
+        let answer = LaneAnswer { lane: self.shared.lane, device, round, outcome };
+        self.shared.send(COORDINATOR_LANE, LaneMessage::Answer(answer));
+    }
+
+    fn stage(
+        &mut self,
+        id: DeviceId,
+        generation: u64,
+        table: Arc<Table>,
+    ) -> Result<AnswerBody, UserError> {
+        for (count, lower) in table.lowers.iter().enumerate() {
+            if let Err(error) = self.attach_lower(lower) {
+                for lower in &table.lowers[..count] {
+                    self.detach_lower(lower.id);
+                }
+                return Err(error);
+            }
+        }
+        let lane = self.shared.lane;
+        if let Some(device) = self.devices.get_mut(id) {
+            device.staged.push(TableLane::new(generation, table, lane));
+        }
+        Ok(AnswerBody::Done)
+    }
+
+    fn unstage(&mut self, id: DeviceId, generation: u64) -> Result<AnswerBody, UserError> {
+        if let Some(table) = self.take_staged(id, generation) {
+            self.drop_table(table);
+        }
+        Ok(AnswerBody::Done)
+    }
+
+    fn take_staged(&mut self, id: DeviceId, generation: u64) -> Option<TableLane> {
+        let device = self.devices.get_mut(id)?;
+        let at = device.staged.iter().position(|staged| staged.generation == generation)?;
+        Some(device.staged.remove(at))
+    }
+
+    fn drop_table(&mut self, table: TableLane) {
+        let TableLane { table, targets, .. } = table;
+        drop(targets);
+        for lower in &table.lowers {
+            self.detach_lower(lower.id);
+        }
+    }
+
+    fn destroy(&mut self, id: DeviceId) -> Result<AnswerBody, UserError> {
+        if let Some(mut device) = self.devices.destroy(id) {
+            debug_assert_eq!(device.gate.in_flight, 0, "a device is destroyed when drained");
+            for held in device.gate.held.drain(..) {
+                self.give_up(held.bio, udm_types::Status::Offline);
+            }
+            for table in device.staged.drain(..).chain(device.table.take()) {
+                self.drop_table(table);
+            }
+            self.notify_actors(DeviceNotice::Removed(id));
+        }
+        Ok(AnswerBody::Done)
+    }
+
+    fn suspend(&mut self, id: DeviceId, noflush: bool, round: Option<u64>) {
+        if let Some(device) = self.devices.get_mut(id) {
+            device.gate.noflush = noflush;
+            device.gate.open = false;
+            device.gate.suspend = Some(SuspendMark { answer_round: round });
+        }
+        self.each_target(id, |target, cx| target.presuspend(cx));
+        // What presuspend let go of has to move before the gate can be found drained.
+        self.run_parts();
+        self.check_drained(id);
+    }
+
+    fn unsuspend(&mut self, id: DeviceId) -> Result<AnswerBody, UserError> {
+        if let Some(device) = self.devices.get_mut(id) {
+            device.gate.noflush = false;
+            device.gate.suspend = None;
+        }
+        self.each_target(id, |target, cx| target.presuspend_undo(cx));
+        self.let_flow(id);
+        Ok(AnswerBody::Done)
+    }
+
+    fn bind(&mut self, id: DeviceId, generation: Option<u64>) -> Result<AnswerBody, UserError> {
+        if let Some(generation) = generation
+            && let Some(table) = self.take_staged(id, generation)
+            && let Some(device) = self.devices.get_mut(id)
+            && let Some(old) = device.bind(table)
+        {
+            self.drop_table(old);
+        }
+        let Some(device) = self.devices.get_mut(id) else { return Ok(AnswerBody::Done) };
+        let count = device.table.as_ref().map_or(0, |live| live.targets.len());
+        for index in 0..count {
+            let caller =
+                Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
+            if let Some(device) = self.devices.get_mut(id)
+                && let Some(Err(error)) =
+                    doorway::call(device, caller, index, |target, cx| target.preresume(cx))
+            {
+                return Err(error);
+            }
+        }
+        Ok(AnswerBody::Done)
+    }
+
+    fn resume(&mut self, id: DeviceId, resized: bool) -> Result<AnswerBody, UserError> {
+        self.each_target(id, |target, cx| target.resume(cx));
+        if let Some(device) = self.devices.get_mut(id) {
+            device.gate.noflush = false;
+            device.gate.suspend = None;
+        }
+        if resized {
+            self.notify_actors(DeviceNotice::Resized(id));
+        }
+        self.let_flow(id);
+        Ok(AnswerBody::Done)
+    }
+
+    fn message(
+        &mut self,
+        id: DeviceId,
+        target: u32,
+        words: &[String],
+    ) -> Result<AnswerBody, UserError> {
+        let Some(device) = self.devices.get_mut(id) else { return Ok(AnswerBody::Text(None)) };
+        let caller =
+            Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
+        doorway::message(device, caller, target as usize, words).map(AnswerBody::Text)
+    }
+
+    fn counters(&self, id: DeviceId) -> Vec<Vec<u64>> {
+        let live = self.devices.get(id).and_then(|device| device.table.as_ref());
+        let Some(live) = live else { return Vec::new() };
+        live.targets
+            .iter()
+            .map(|target| {
+                let mut sum = Vec::new();
+                target.instance.add_counters(&mut sum);
+                sum
+            })
+            .collect()
+    }
+
+    fn each_target(
+        &mut self,
+        id: DeviceId,
+        mut visit: impl FnMut(&mut dyn crate::target::Target, &mut crate::target::TargetCx<'_>),
+    ) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let count = device.table.as_ref().map_or(0, |live| live.targets.len());
+        for index in 0..count {
+            let caller =
+                Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
+            if let Some(device) = self.devices.get_mut(id) {
+                doorway::call(device, caller, index, &mut visit);
+            }
+        }
+    }
+
+    /// Tells whoever closed the gate that nothing is in flight, once.
+    pub(crate) fn check_drained(&mut self, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let gate = &mut device.gate;
+        if gate.in_flight != 0 {
+            return;
+        }
+        if gate.barrier.answer_due
+            && let Some(ticket) = gate.barrier.closed_by
+        {
+            gate.barrier.answer_due = false;
+            self.tell_barrier_home(id, BarrierMessage::Closed(id, ticket));
+        }
+        let Some(device) = self.devices.get_mut(id) else { return };
+        if let Some(mark) = &mut device.gate.suspend
+            && let Some(round) = mark.answer_round.take()
+        {
+            self.answer(id, round, Ok(AnswerBody::Done));
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The way of a bio: down through gates and targets, up through `end_io`, back to its submitter.
+//!
+//! `enter` is the hot path: an ordinary read or write that fits into one target passes gate, doorway
+//! and remap in a loop without a call per layer beyond the target's `map`. Everything else (flushes,
+//! discards, bios that must be split or held, barriers) goes through `route`.
+//!
+//! Rules. Nothing recurses: a completion found on the way goes to a queue that the loop drains, so a
+//! deep stack or a long chain of split bios cannot use up the machine stack. A bio is counted in
+//! flight at a device exactly while it has a frame of it (fan-out parents count for themselves).
+//!
+//! The tricky case is a bio whose gate is closed while its *parent* has been promised to finish
+//! (a barrier's own data, a fan-out's copies): those go past the gate; see `parent.rs`.
+
+use super::Engine;
+use super::device::DeviceLane;
+use super::doorway::{self, Caller, NO_TARGET, Next};
+use super::parent::{ParentKind, Rest};
+use crate::bio::{BioBox, Dest, Origin};
+use crate::table::FlushRoute;
+use crate::target::Ended;
+use alloc::vec::Vec;
+use udm_types::{BioFlags, DeviceId, LowerId, Op, SECTOR_BYTES, Status};
+
+impl Engine {
+    /// Sends a bio to its destination: through as many devices as remap it, down to where it is
+    /// kept or ends.
+    pub(crate) fn enter(&mut self, mut bio: BioBox) {
+        loop {
+            let id = match bio.dest {
+                Dest::Lower(lower) => return self.submit_lower(lower, bio),
+                Dest::Device(id) => id,
+            };
+            let Some(device) = self.devices.get_mut(id) else {
+                return self.give_up(bio, Status::Offline);
+            };
+            let Some(target) = device.fast_target(&bio) else {
+                return self.enter_slow(id, bio);
+            };
+            let seq = device.gate.take_seq();
+            let caller =
+                Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
+            match doorway::map(device, caller, target, seq, bio) {
+                Next::Onward(next) => bio = next,
+                other => return self.settle(other),
+            }
+        }
+    }
+
+    /// Maps a bio through a given target and sends it on.
+    pub(super) fn map_through(&mut self, id: DeviceId, target: usize, seq: u64, bio: BioBox) {
+        let Some(device) = self.devices.get_mut(id) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        let caller =
+            Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
+        match doorway::map(device, caller, target, seq, bio) {
+            Next::Onward(bio) => self.enter(bio),
+            other => self.settle(other),
+        }
+    }
+
+    fn settle(&mut self, next: Next) {
+        match next {
+            Next::Onward(bio) => self.parts.dispatched.push_back(bio),
+            Next::Kept => {}
+            Next::Requeue(bio) => self.requeue(bio),
+            Next::Dead(bio) => {
+                let id = match bio.dest {
+                    Dest::Device(id) => Some(id),
+                    Dest::Lower(_) => None,
+                };
+                self.parts.done.push_back(bio);
+                if let Some(id) = id {
+                    self.check_drained(id);
+                }
+            }
+        }
+    }
+
+    fn submit_lower(&mut self, lower: LowerId, bio: BioBox) {
+        let refused = match self.lowers.get(lower) {
+            None => Some(Status::Offline),
+            Some(slot) => slot.refusal(&bio),
+        };
+        match refused {
+            Some(status) => self.give_up(bio, status),
+            None => self.with_lower(lower, |lane, cx| lane.submit(bio, cx)),
+        }
+    }
+
+    /// Finishes a bio here with a status.
+    pub(super) fn give_up(&mut self, mut bio: BioBox, status: Status) {
+        bio.status = status;
+        self.parts.done.push_back(bio);
+    }
+
+    #[inline(never)]
+    fn enter_slow(&mut self, id: DeviceId, bio: BioBox) {
+        let Some(device) = self.devices.get_mut(id) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        let seq = device.gate.take_seq();
+        if !device.gate.open {
+            return device.gate.hold(seq, bio);
+        }
+        self.route(id, bio, seq);
+    }
+
+    /// Enters a device with a place in its order already taken (a replayed or continued bio).
+    pub(super) fn enter_at(&mut self, id: DeviceId, bio: BioBox, seq: u64) {
+        let Some(device) = self.devices.get_mut(id) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        if !device.gate.open {
+            return device.gate.hold(seq, bio);
+        }
+        self.route(id, bio, seq);
+    }
+
+    /// Past the gate: decides what a bio of any kind needs.
+    pub(super) fn route(&mut self, id: DeviceId, mut bio: BioBox, seq: u64) {
+        let Some(device) = self.devices.get_mut(id) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        if device.table.is_none() {
+            return self.give_up(bio, Status::IoErr);
+        }
+        if bio.op == Op::Write && bio.len_sectors == 0 && bio.flags.contains(BioFlags::PREFLUSH) {
+            bio.op = Op::Flush;
+        }
+        if let Some(status) = refusal(device, &bio) {
+            return self.give_up(bio, status);
+        }
+        if bio.flags.contains(BioFlags::ORDERED) {
+            device.gate.hold(seq, bio);
+            return self.ask_barrier(id);
+        }
+        if bio.op == Op::Flush {
+            return self.route_flush(id, bio, seq);
+        }
+        if bio.len_sectors == 0 {
+            return self.give_up(bio, Status::Ok);
+        }
+        if bio.flags.contains(BioFlags::PREFLUSH) && !flush_rides_along(device) {
+            return self.preflush(id, bio, seq);
+        }
+        let piece = device.piece_sectors(bio.op, bio.sector);
+        if bio.len_sectors > piece {
+            let rest = Rest { sector: bio.sector, len_sectors: bio.len_sectors };
+            return self.split(id, bio, seq, rest);
+        }
+        self.route_piece(id, bio, seq);
+    }
+
+    /// A bio that lies in one target: one copy, or as many as the target asks for.
+    fn route_piece(&mut self, id: DeviceId, bio: BioBox, seq: u64) {
+        let Some(live) = self.devices.get(id).and_then(|device| device.table.as_ref()) else {
+            return self.give_up(bio, Status::IoErr);
+        };
+        let target = live.target_at(bio.sector);
+        let traits = &live.table.targets[target].traits;
+        let copies = match bio.op {
+            Op::Read | Op::Write | Op::Flush => 1,
+            Op::Discard => traits.discard_bios,
+            Op::WriteZeroes => traits.write_zeroes_bios,
+        };
+        match copies {
+            0 => self.give_up(bio, Status::NotSupported),
+            1 => self.map_through(id, target, seq, bio),
+            _ => {
+                let parent = self.fan_out(id, bio, seq);
+                for nr in 0..copies {
+                    let child = self.copy_for(parent, nr);
+                    self.map_through(id, target, seq, child);
+                }
+                self.fanned_out(parent);
+            }
+        }
+    }
+
+    /// An empty flush: to every distinct device below, or through every target that takes flushes.
+    pub(super) fn route_flush(&mut self, id: DeviceId, mut bio: BioBox, seq: u64) {
+        bio.sector = 0;
+        bio.len_sectors = 0;
+        let Some(live) = self.devices.get(id).and_then(|device| device.table.as_ref()) else {
+            return self.give_up(bio, Status::IoErr);
+        };
+        let table = live.table.clone();
+        match &table.flush_route {
+            FlushRoute::Devices(dests) => match dests.as_slice() {
+                [] => self.give_up(bio, Status::Ok),
+                [only] => self.flush_past_targets(id, bio, seq, *only),
+                many => {
+                    let parent = self.fan_out(id, bio, seq);
+                    for dest in many {
+                        let mut child = self.copy_for(parent, 0);
+                        child.dest = *dest;
+                        self.parts.dispatched.push_back(child);
+                    }
+                    self.fanned_out(parent);
+                }
+            },
+            FlushRoute::Targets => {
+                let takers: Vec<(usize, u32)> = table
+                    .targets
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(index, target)| {
+                        (0..target.traits.flush_bios).map(move |nr| (index, nr))
+                    })
+                    .collect();
+                match takers.as_slice() {
+                    [] => self.give_up(bio, Status::Ok),
+                    [(target, _)] => self.map_through(id, *target, seq, bio),
+                    many => {
+                        let parent = self.fan_out(id, bio, seq);
+                        for (target, nr) in many {
+                            let child = self.copy_for(parent, *nr);
+                            self.map_through(id, *target, seq, child);
+                        }
+                        self.fanned_out(parent);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One device below: the flush itself goes there, with a frame but past the targets.
+    fn flush_past_targets(&mut self, id: DeviceId, mut bio: BioBox, seq: u64, dest: Dest) {
+        let Some(device) = self.devices.get_mut(id) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        if !bio.has_room() {
+            return self.give_up(bio, Status::IoErr);
+        }
+        bio.push_frame(id, NO_TARGET, seq);
+        device.gate.in_flight += 1;
+        bio.dest = dest;
+        self.enter(bio);
+    }
+
+    /// A write with a flush before it, where the two cannot travel as one.
+    fn preflush(&mut self, id: DeviceId, bio: BioBox, seq: u64) {
+        let parent = self.parents.put(id, seq, ParentKind::Preflush, bio);
+        let child = self.flush_for(parent);
+        self.route_flush(id, child, seq);
+    }
+
+    /// Takes a completed bio up through its layers to whoever submitted it.
+    pub(crate) fn finish(&mut self, mut bio: BioBox) {
+        while bio.depth() > 0 {
+            let frame = *bio.frame();
+            let Some(device) = self.devices.get_mut(frame.device) else {
+                // A device is destroyed only when nothing is in flight.
+                debug_assert!(false, "a bio outlived its device");
+                bio.pop_frame();
+                continue;
+            };
+            if device.wants_end_io(frame.target) {
+                bio.dest = Dest::Device(frame.device);
+                bio.sector = frame.sector;
+                let caller =
+                    Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
+                match doorway::end_io(device, caller, bio) {
+                    Ended::Done(done) => bio = done,
+                    Ended::Incomplete => return,
+                    Ended::Requeue(back) => return self.requeue(back),
+                }
+            }
+            bio.pop_frame();
+            device.stats.count(&bio, self.shared.now.since(bio.issued_at));
+            device.gate.in_flight -= 1;
+            if device.gate.in_flight == 0 && !device.gate.open {
+                self.check_drained(frame.device);
+            }
+        }
+        match bio.origin {
+            Origin::Actor { actor, tag } => self.deliver(actor, tag, bio),
+            Origin::Parent(parent) => self.child_done(parent, bio, false),
+        }
+    }
+
+    /// Pushes a bio back, out of the layer it is in: held under noflush, an error otherwise.
+    pub(crate) fn requeue(&mut self, mut bio: BioBox) {
+        let Some(frame) = bio.pop_frame() else {
+            debug_assert!(false, "a target pushed back a bio that is in no layer");
+            return self.give_up(bio, Status::IoErr);
+        };
+        let whole = self.replayed_with_parent(bio.origin, frame.device);
+        let Some(device) = self.devices.get_mut(frame.device) else { return };
+        device.gate.in_flight -= 1;
+        if !device.gate.noflush {
+            bio.status = Status::IoErr;
+            device.stats.count(&bio, self.shared.now.since(bio.issued_at));
+            self.parts.done.push_back(bio);
+        } else {
+            bio.status = Status::Ok;
+            match (whole, bio.origin) {
+                (true, Origin::Parent(parent)) => self.child_done(parent, bio, true),
+                (true | false, Origin::Actor { .. } | Origin::Parent(_)) => {
+                    device.gate.hold(frame.seq, bio);
+                }
+            }
+        }
+        self.check_drained(frame.device);
+    }
+}
+
+/// Why a device does not take a bio at all.
+fn refusal(device: &DeviceLane, bio: &BioBox) -> Option<Status> {
+    if bio.op != Op::Flush && bio.end_sector() > device.len_sectors {
+        return Some(Status::IoErr);
+    }
+    if bio.op.has_data() && bio.payload.len_bytes() != bio.len_sectors * SECTOR_BYTES {
+        return Some(Status::Invalid);
+    }
+    if !device.ops.has(bio.op) {
+        let read_only = bio.op.is_write()
+            && device.table.as_ref().is_some_and(|live| live.table.limits.read_only);
+        return Some(if read_only { Status::ReadOnly } else { Status::NotSupported });
+    }
+    (bio.op != Op::Flush && device.is_misaligned(bio)).then_some(Status::Invalid)
+}
+
+/// True if a flush before a write may travel with the write: one device below, and no target in
+/// between that would have to see the flush.
+fn flush_rides_along(device: &DeviceLane) -> bool {
+    device.table.as_ref().is_some_and(|live| match &live.table.flush_route {
+        FlushRoute::Devices(dests) => dests.len() <= 1,
+        FlushRoute::Targets => false,
+    })
+}

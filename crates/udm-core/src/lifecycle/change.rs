@@ -1,0 +1,373 @@
+//! Suspend, resume and remove: the changes that take rounds, one at a time for each device.
+//!
+//! ```text
+//!   suspend   Suspend (drain) -> Postsuspend -> suspended
+//!   resume    [Suspend -> Postsuspend, if running and there is a table to swap in]
+//!             -> Bind (swap, preresume) -> Resume -> running
+//!   remove    [Suspend -> Postsuspend, if running] -> Destroy -> gone
+//! ```
+//! Only draining can take long. It ends by itself, by its deadline (run on, or fail what hangs and go
+//! on), by the asker going away, or by a resume: a suspend always has a way out. Until it has ended
+//! nothing was changed, so giving it up is opening the gates again.
+//!
+//! The tricky case is a resume whose own drain is given up: the table it had taken out of the inactive
+//! slot goes back there, unless the slot was filled meanwhile.
+
+use super::coordinator::{After, Coordinator};
+use super::device::{Loaded, Suspension};
+use super::request::{OnTimeout, Reply, ReplySink, Request, SuspendOptions, Ticket};
+use crate::engine::LaneStep;
+use crate::error::{ErrorCode, UserError};
+use alloc::format;
+use udm_types::{DeviceId, Nanos};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    Suspend,
+    Resume,
+    Remove,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Draining,
+    Postsuspending,
+    Binding,
+    Resuming,
+    Destroying,
+}
+
+/// A change under way.
+pub(super) struct Change {
+    goal: Goal,
+    stage: Stage,
+    options: SuspendOptions,
+    ticket: Option<Ticket>,
+    started: Nanos,
+    round: u64,
+    /// The table to put in place.
+    swap: Option<Loaded>,
+    resized: bool,
+    aborted: bool,
+    sink: Option<ReplySink>,
+}
+
+impl Change {
+    pub(super) fn is_draining(&self) -> bool {
+        self.stage == Stage::Draining
+    }
+
+    pub(super) fn options(&self) -> &SuspendOptions {
+        &self.options
+    }
+
+    pub(super) fn started(&self) -> Nanos {
+        self.started
+    }
+}
+
+impl Coordinator {
+    /// Takes a suspend, resume or remove: starts it, or queues it behind the one under way.
+    pub(super) fn change(&mut self, id: DeviceId, request: Request, sink: ReplySink) {
+        let Some(device) = self.device_mut(id) else { return };
+        let draining_suspend = device
+            .change
+            .as_ref()
+            .is_some_and(|change| change.goal == Goal::Suspend && change.is_draining());
+        if draining_suspend && matches!(request, Request::Resume { .. }) {
+            self.give_up_change(id, ErrorCode::SuspendCancelled, "ended by a resume");
+        }
+        let Some(device) = self.device_mut(id) else { return };
+        if device.change.is_some() {
+            device.queue.push_back((request, sink));
+            return;
+        }
+        self.start_change(id, request, sink);
+    }
+
+    fn start_change(&mut self, id: DeviceId, request: Request, sink: ReplySink) {
+        match request {
+            Request::Suspend { options, ticket, .. } => {
+                if self.device(id).is_some_and(|device| device.suspended.is_some()) {
+                    return sink(Ok(self.done(id)));
+                }
+                self.drain(id, Goal::Suspend, options, Some(ticket), None, sink);
+            }
+            Request::Resume { options, ticket, .. } => {
+                self.start_resume(id, options, ticket, sink);
+            }
+            Request::Remove { deferred, .. } => self.start_remove(id, deferred, sink),
+            // Only the three above are ever queued here.
+            other => sink(Err(UserError::new(
+                ErrorCode::Internal,
+                format!("not a change of a device: {other:?}"),
+            ))),
+        }
+    }
+
+    fn start_resume(
+        &mut self,
+        id: DeviceId,
+        options: SuspendOptions,
+        ticket: Ticket,
+        sink: ReplySink,
+    ) {
+        let Some(device) = self.device_mut(id) else { return };
+        let swap = device.inactive.take();
+        let suspended = device.suspended.is_some();
+        match (swap, suspended) {
+            (None, false) => sink(Ok(self.done(id))),
+            (None, true) if device.live.is_none() => {
+                let text = format!("'{}' has no table to resume with", device.name);
+                sink(Err(UserError::new(ErrorCode::NoTable, text)));
+            }
+            (swap, true) => {
+                let change = self.new_change(Goal::Resume, options, Some(ticket), swap, sink);
+                self.bind(id, change);
+            }
+            (swap, false) => self.drain(id, Goal::Resume, options, Some(ticket), swap, sink),
+        }
+    }
+
+    fn start_remove(&mut self, id: DeviceId, deferred: bool, sink: ReplySink) {
+        let Some(device) = self.device_mut(id) else { return };
+        if device.open_count() > 0 {
+            if deferred {
+                device.deferred_remove = true;
+                return sink(Ok(self.done(id)));
+            }
+            let text = format!("'{}' is open {} time(s)", device.name, device.open_count());
+            return sink(Err(UserError::new(ErrorCode::InUse, text)));
+        }
+        device.deleting = true;
+        device.deferred_remove = false;
+        let suspended = device.suspended.is_some();
+        self.raise_if_live(id);
+        self.unlink(id);
+        if let Some(loaded) = self.device_mut(id).and_then(|device| device.inactive.take()) {
+            self.discard_table(id, loaded);
+        }
+        let options = SuspendOptions { reason: "remove".into(), ..SuspendOptions::default() };
+        if suspended {
+            let change = self.new_change(Goal::Remove, options, None, None, sink);
+            self.destroy(id, change);
+        } else {
+            self.drain(id, Goal::Remove, options, None, None, sink);
+        }
+    }
+
+    fn new_change(
+        &self,
+        goal: Goal,
+        options: SuspendOptions,
+        ticket: Option<Ticket>,
+        swap: Option<Loaded>,
+        sink: ReplySink,
+    ) -> Change {
+        Change {
+            goal,
+            stage: Stage::Draining,
+            options,
+            ticket,
+            started: self.now,
+            round: 0,
+            swap,
+            resized: false,
+            aborted: false,
+            sink: Some(sink),
+        }
+    }
+
+    fn drain(
+        &mut self,
+        id: DeviceId,
+        goal: Goal,
+        options: SuspendOptions,
+        ticket: Option<Ticket>,
+        swap: Option<Loaded>,
+        sink: ReplySink,
+    ) {
+        let mut change = self.new_change(goal, options, ticket, swap, sink);
+        let noflush = change.options.noflush;
+        change.round = self.round(id, LaneStep::Suspend { noflush }, After::Change);
+        if let Some(deadline) = change.options.deadline {
+            self.set_timer(self.now + deadline, change.round);
+        }
+        self.put(id, change);
+    }
+
+    fn put(&mut self, id: DeviceId, change: Change) {
+        if let Some(device) = self.device_mut(id) {
+            device.change = Some(change);
+        }
+    }
+
+    fn next_stage(&mut self, id: DeviceId, mut change: Change, stage: Stage, step: LaneStep) {
+        change.stage = stage;
+        change.round = self.round(id, step, After::Change);
+        self.put(id, change);
+    }
+
+    fn bind(&mut self, id: DeviceId, mut change: Change) {
+        let generation = change.swap.as_ref().map(|loaded| loaded.generation);
+        if let (Some(swap), Some(device)) = (&change.swap, self.device(id)) {
+            change.resized = device.live.as_ref().is_none_or(|live| {
+                live.table.len_sectors != swap.table.len_sectors
+                    || live.table.limits != swap.table.limits
+            });
+        }
+        self.next_stage(id, change, Stage::Binding, LaneStep::Bind { generation });
+    }
+
+    fn destroy(&mut self, id: DeviceId, change: Change) {
+        self.next_stage(id, change, Stage::Destroying, LaneStep::Destroy);
+    }
+
+    /// All lanes have answered the round of a change.
+    pub(super) fn change_step(&mut self, id: DeviceId, error: Option<UserError>) {
+        let now = self.now;
+        let Some(device) = self.device_mut(id) else { return };
+        let Some(mut change) = device.change.take() else { return };
+        match change.stage {
+            Stage::Draining => {
+                self.next_stage(id, change, Stage::Postsuspending, LaneStep::Postsuspend);
+            }
+            Stage::Postsuspending => {
+                device.suspended = Some(Suspension {
+                    since: now,
+                    noflush: change.options.noflush,
+                    reason: change.options.reason.clone(),
+                });
+                match change.goal {
+                    Goal::Suspend => self.end_change(id, change, None),
+                    Goal::Resume => self.bind(id, change),
+                    Goal::Remove => self.destroy(id, change),
+                }
+            }
+            Stage::Binding => {
+                let old = match change.swap.take() {
+                    Some(swap) => device.live.replace(swap),
+                    None => None,
+                };
+                if let Some(old) = old {
+                    self.release_uses(id, &old.table);
+                }
+                match error {
+                    Some(error) => self.end_change(id, change, Some(error)),
+                    None => {
+                        let resized = change.resized;
+                        self.next_stage(id, change, Stage::Resuming, LaneStep::Resume { resized });
+                    }
+                }
+            }
+            Stage::Resuming => {
+                device.suspended = None;
+                self.end_change(id, change, error);
+            }
+            Stage::Destroying => self.destroyed(id, change),
+        }
+    }
+
+    fn destroyed(&mut self, id: DeviceId, mut change: Change) {
+        let gone = |text: &str| Err(UserError::new(ErrorCode::BeingRemoved, text));
+        if let Some(device) = self.device_mut(id) {
+            for (_, sink) in core::mem::take(&mut device.queue) {
+                sink(gone("the device was removed"));
+            }
+            for wait in core::mem::take(&mut device.waits) {
+                (wait.sink)(gone("the device was removed"));
+            }
+            if let Some(live) = device.live.take() {
+                self.release_uses(id, &live.table);
+            }
+        }
+        self.forget(id);
+        if let Some(sink) = change.sink.take() {
+            sink(Ok(Reply::Done(None)));
+        }
+    }
+
+    fn end_change(&mut self, id: DeviceId, mut change: Change, error: Option<UserError>) {
+        if let Some(sink) = change.sink.take() {
+            sink(match error {
+                Some(error) => Err(error),
+                None => Ok(self.done(id)),
+            });
+        }
+        self.next_change(id);
+    }
+
+    fn next_change(&mut self, id: DeviceId) {
+        while let Some(device) = self.device_mut(id) {
+            if device.change.is_some() {
+                return;
+            }
+            let Some((request, sink)) = device.queue.pop_front() else { return };
+            if device.deleting {
+                let text = "the device is being removed";
+                sink(Err(UserError::new(ErrorCode::BeingRemoved, text)));
+                continue;
+            }
+            self.start_change(id, request, sink);
+        }
+    }
+
+    /// The deadline of a drain has passed.
+    pub(super) fn deadline_passed(&mut self, id: DeviceId) {
+        let Some(change) = self.device_mut(id).and_then(|device| device.change.as_mut()) else {
+            return;
+        };
+        if !change.is_draining() || change.aborted {
+            return;
+        }
+        match change.options.on_timeout {
+            OnTimeout::Resume => {
+                self.give_up_change(id, ErrorCode::SuspendTimedOut, "I/O was still under way");
+            }
+            OnTimeout::Fail => {
+                change.aborted = true;
+                self.tell(id, LaneStep::Abort);
+            }
+        }
+    }
+
+    /// The asker of a change has gone.
+    pub(super) fn cancel_change(&mut self, id: DeviceId, ticket: Ticket) {
+        let Some(device) = self.device_mut(id) else { return };
+        let of_ticket = device
+            .change
+            .as_ref()
+            .is_some_and(|change| change.ticket == Some(ticket) && change.is_draining());
+        if of_ticket {
+            return self.give_up_change(id, ErrorCode::SuspendCancelled, "its asker has gone");
+        }
+        let queued = device.queue.iter().position(|(request, _)| match request {
+            Request::Suspend { ticket: of, .. } | Request::Resume { ticket: of, .. } => {
+                *of == ticket
+            }
+            _ => false,
+        });
+        if let Some((_, sink)) = queued.and_then(|at| device.queue.remove(at)) {
+            let text = "given up before it began";
+            sink(Err(UserError::new(ErrorCode::SuspendCancelled, text)));
+        }
+    }
+
+    /// Ends a drain without effect: the gates open again.
+    fn give_up_change(&mut self, id: DeviceId, code: ErrorCode, text: &str) {
+        let Some(device) = self.device_mut(id) else { return };
+        let Some(mut change) = device.change.take() else { return };
+        let swap = change.swap.take();
+        let mut unused = None;
+        match swap {
+            Some(swap) if device.inactive.is_none() => device.inactive = Some(swap),
+            other => unused = other,
+        }
+        self.drop_round(change.round);
+        self.tell(id, LaneStep::Unsuspend);
+        if let Some(unused) = unused {
+            self.discard_table(id, unused);
+        }
+        self.end_change(id, change, Some(UserError::new(code, text)));
+    }
+}

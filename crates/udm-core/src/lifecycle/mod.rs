@@ -1,0 +1,27 @@
+//! The life of mapped devices: create, load, suspend, resume, remove, as one state machine.
+//!
+//! The [`Coordinator`] lives on lane 0 and is plain state: requests, lane answers and timers go in,
+//! commands for all lanes and answers to requests come out. It decides; the lanes do. Every face
+//! (varlink, later the ioctl codec) and the simulator use it, so there is one set of rules.
+//!
+//! ```text
+//!             load                     resume (swap)
+//!   N --------------> I   A ---------------------------> A'
+//!                             suspend: Suspend round, Postsuspend round
+//!                             swap:    Bind round (preresume), Resume round
+//! ```
+//! Files: `request` (what can be asked), `coordinator` (the requests), `change` (suspend, resume and
+//! remove, which take rounds), `graph` (who stands on whom), `device` (one device's state).
+
+mod change;
+mod coordinator;
+mod device;
+mod graph;
+mod request;
+
+pub use coordinator::Coordinator;
+pub use device::DM_MAJOR;
+pub use request::{
+    DeviceKey, DeviceStatus, Gauges, OnTimeout, Reply, ReplySink, Request, StatusKind, StatusLine,
+    SuspendOptions, SuspendStatus, Ticket,
+};
