@@ -85,7 +85,7 @@ impl QueueLimits {
         self.io_min_bytes =
             self.io_min_bytes.max(lower.io_min_bytes).max(self.physical_block_bytes);
         self.io_opt_bytes = lcm_ignoring_zero(self.io_opt_bytes, lower.io_opt_bytes);
-        if self.io_opt_bytes % self.physical_block_bytes != 0 {
+        if !self.io_opt_bytes.is_multiple_of(self.physical_block_bytes) {
             self.io_opt_bytes = 0;
         }
         self.chunk_sectors = gcd_ignoring_zero(self.chunk_sectors, lower.chunk_sectors);

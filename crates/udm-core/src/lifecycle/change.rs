@@ -91,7 +91,8 @@ impl Coordinator {
                 if self.device(id).is_some_and(|device| device.suspended.is_some()) {
                     return sink(Ok(self.done(id)));
                 }
-                self.drain(id, Goal::Suspend, options, Some(ticket), None, sink);
+                let change = self.new_change(Goal::Suspend, options, Some(ticket), None, sink);
+                self.drain(id, change);
             }
             Request::Resume { options, ticket, .. } => {
                 self.start_resume(id, options, ticket, sink);
@@ -125,7 +126,10 @@ impl Coordinator {
                 let change = self.new_change(Goal::Resume, options, Some(ticket), swap, sink);
                 self.bind(id, change);
             }
-            (swap, false) => self.drain(id, Goal::Resume, options, Some(ticket), swap, sink),
+            (swap, false) => {
+                let change = self.new_change(Goal::Resume, options, Some(ticket), swap, sink);
+                self.drain(id, change);
+            }
         }
     }
 
@@ -148,11 +152,11 @@ impl Coordinator {
             self.discard_table(id, loaded);
         }
         let options = SuspendOptions { reason: "remove".into(), ..SuspendOptions::default() };
+        let change = self.new_change(Goal::Remove, options, None, None, sink);
         if suspended {
-            let change = self.new_change(Goal::Remove, options, None, None, sink);
             self.destroy(id, change);
         } else {
-            self.drain(id, Goal::Remove, options, None, None, sink);
+            self.drain(id, change);
         }
     }
 
@@ -178,16 +182,7 @@ impl Coordinator {
         }
     }
 
-    fn drain(
-        &mut self,
-        id: DeviceId,
-        goal: Goal,
-        options: SuspendOptions,
-        ticket: Option<Ticket>,
-        swap: Option<Loaded>,
-        sink: ReplySink,
-    ) {
-        let mut change = self.new_change(goal, options, ticket, swap, sink);
+    fn drain(&mut self, id: DeviceId, mut change: Change) {
         let noflush = change.options.noflush;
         change.round = self.round(id, LaneStep::Suspend { noflush }, After::Change);
         if let Some(deadline) = change.options.deadline {

@@ -19,6 +19,7 @@ use crate::error::{ErrorCode, UserError};
 use crate::lower::LowerRef;
 use crate::target::{DeviceUse, TargetConfig, TargetTraits, TargetType, ops_of};
 use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -160,16 +161,15 @@ impl Table {
 
     /// Distinct devices below with their numbers, newest first (the order of `dmsetup deps`).
     pub fn deps(&self) -> Vec<(Option<(u32, u32)>, String)> {
-        let mut deps: Vec<(Dest, Option<(u32, u32)>, String)> = Vec::new();
-        for target in &self.targets {
-            for part in &target.devices {
-                if deps.iter().all(|(dest, ..)| *dest != part.device.dest) {
-                    let device = &part.device;
-                    deps.insert(0, (device.dest, device.number, device.shown.clone()));
-                }
+        let mut seen = BTreeSet::new();
+        let mut deps = Vec::new();
+        for part in self.targets.iter().flat_map(|target| &target.devices) {
+            if seen.insert(part.device.dest) {
+                deps.push((part.device.number, part.device.shown.clone()));
             }
         }
-        deps.into_iter().map(|(_, number, shown)| (number, shown)).collect()
+        deps.reverse();
+        deps
     }
 
     /// The type all targets are bound to, if it is one that cannot be replaced.
@@ -385,7 +385,7 @@ fn check_area(part: &DeviceUse, own: &QueueLimits, read_only: bool) -> Result<()
         ));
     }
     let block = own.logical_block_sectors();
-    if part.start_sector % block != 0 || part.len_sectors % block != 0 {
+    if !part.start_sector.is_multiple_of(block) || !part.len_sectors.is_multiple_of(block) {
         return Err(UserError::new(
             ErrorCode::Misaligned,
             format!(
@@ -429,7 +429,7 @@ fn assemble(targets: Vec<TableTarget>, limits: QueueLimits, read_only: bool) -> 
     let mut mapped: Vec<DeviceId> = Vec::new();
     let mut dests: Vec<Dest> = Vec::new();
     // Sorted sets keep a table of 20,000 lines from costing 20,000 squared.
-    let mut seen = alloc::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for part in targets.iter().flat_map(|target| &target.devices) {
         if !seen.insert(part.device.dest) {
             continue;
