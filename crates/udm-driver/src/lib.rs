@@ -27,6 +27,8 @@ pub use clock::{cpu_time_ns, monotonic_ns};
 pub use errno::status_from_errno;
 pub use error::DriverError;
 pub use open::{OpenOptions, OpenedFile, open_file};
+#[doc(hidden)]
+pub use probe::open_oldest_uring;
 pub use probe::{DriverChoice, DriverReport, open_driver};
 pub use shared_memory::SharedMemory;
 pub use sockets::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, tune_connection};

@@ -9,7 +9,7 @@
 
 use crate::error::DriverError;
 use crate::portable::PortableDriver;
-use crate::uring::UringDriver;
+use crate::uring::{Age, UringDriver};
 use std::fmt;
 use udm_lane::Driver;
 
@@ -61,7 +61,7 @@ fn open_portable(reason: String) -> Result<(Box<dyn Driver>, DriverReport), Driv
 }
 
 fn open_uring() -> Result<(Box<dyn Driver>, DriverReport), DriverError> {
-    let driver = UringDriver::open()?;
+    let driver = UringDriver::open(Age::Current)?;
     let abilities = driver.abilities();
     let reason = format!(
         "{}, {} fixed files, {} accept",
@@ -70,4 +70,14 @@ fn open_uring() -> Result<(Box<dyn Driver>, DriverReport), DriverError> {
         if abilities.multishot_accept { "multishot" } else { "single" },
     );
     Ok((Box::new(driver), DriverReport { name: "io_uring", reason }))
+}
+
+/// io_uring as the oldest accepted kernel has it: no newer flags, no file table, one connection
+/// an accept. Here so that the contract suite runs on the fallbacks, too.
+///
+/// # Errors
+/// As [`DriverChoice::Uring`].
+#[doc(hidden)]
+pub fn open_oldest_uring() -> Result<Box<dyn Driver>, DriverError> {
+    Ok(Box::new(UringDriver::open(Age::Oldest)?))
 }

@@ -56,9 +56,11 @@ impl PortableDriver {
         poller
             .add(wake.doorbell(), DOORBELL)
             .map_err(|errno| DriverError::refused("epoll", errno))?;
+        let pool = Pool::new(Arc::clone(&wake))
+            .map_err(|errno| DriverError::refused("starting a thread", errno))?;
         Ok(PortableDriver {
             poller,
-            pool: Pool::new(Arc::clone(&wake)),
+            pool,
             files: HandleTable::new(),
             waiting: VecDeque::new(),
             ready: Vec::new(),
@@ -75,9 +77,7 @@ impl PortableDriver {
     /// Starts waiting file operations and appends everything that has completed.
     fn collect(&mut self, completions: &mut Vec<Completion>) {
         self.pool.take(&mut self.done);
-        while let Err((job, errno)) = self.pool.give(&mut self.waiting) {
-            self.refuse(job.token, job.payload, errno);
-        }
+        self.pool.give(&mut self.waiting);
         completions.append(&mut self.ready);
         completions.extend(self.done.drain(..).map(|Done { token, result, payload }| Completion {
             token,

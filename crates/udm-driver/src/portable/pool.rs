@@ -75,45 +75,37 @@ struct State {
 }
 
 impl Pool {
-    pub(crate) fn new(wake: Arc<EventWake>) -> Pool {
-        let state = Mutex::new(State::default());
+    /// A pool with its first thread, so that later there is always one to run a job.
+    pub(crate) fn new(wake: Arc<EventWake>) -> Result<Pool, Errno> {
+        let jobs = VecDeque::with_capacity(JOBS_MAX);
+        let done = Vec::with_capacity(JOBS_MAX);
+        let state = Mutex::new(State { jobs, done, ..State::default() });
         let shared = Shared { state, work: Condvar::new(), quiet: Condvar::new(), wake };
-        Pool { shared: Arc::new(shared), threads: 0, inside: 0 }
+        let pool = Pool { shared: Arc::new(shared), threads: 1, inside: 0 };
+        pool.start_thread()?;
+        Ok(pool)
     }
 
     /// Takes jobs from the front of `waiting` while there is room.
-    ///
-    /// # Errors
-    /// Gives a job back with the error if there is no thread at all to run it.
-    pub(crate) fn give(&mut self, waiting: &mut VecDeque<Job>) -> Result<(), (Job, Errno)> {
+    pub(crate) fn give(&mut self, waiting: &mut VecDeque<Job>) {
         let count = waiting.len().min(JOBS_MAX - self.inside);
         if count == 0 {
-            return Ok(());
+            return;
         }
-        let idle = {
+        self.inside += count;
+        let (idle, wanted) = {
             let mut state = self.shared.lock();
             state.jobs.extend(waiting.drain(..count));
-            state.idle.min(count)
+            (state.idle, THREADS_MAX.min(state.running + state.jobs.len()))
         };
-        self.inside += count;
-        for _ in 0..idle {
+        for _ in 0..idle.min(count) {
             self.shared.work.notify_one();
         }
-        let wanted = THREADS_MAX.min(self.threads + count - idle);
-        while self.threads < wanted {
-            match self.start_thread() {
-                Ok(()) => self.threads += 1,
-                // The threads there are will do it all, more slowly.
-                Err(_) if self.threads > 0 => break,
-                Err(errno) => {
-                    let job = self.shared.lock().jobs.pop_front();
-                    self.inside -= 1;
-                    let job = job.expect("invariant: without threads nobody else takes a job");
-                    return Err((job, errno));
-                }
-            }
+        // A thread that cannot be started now is tried again with the next jobs; the threads
+        // there are will do it all, more slowly.
+        while self.threads < wanted && self.start_thread().is_ok() {
+            self.threads += 1;
         }
-        Ok(())
     }
 
     /// Moves what has finished into `done`.

@@ -14,13 +14,11 @@
 //! by its place in the ring's file table, so that place is kept until the last of them has
 //! completed; receives and accepts are cancelled, since they might wait for ever; storage
 //! operations and sends run to their end.
-//!
-//! Dropping the driver cancels what can be cancelled and waits for the rest. What has not ended
-//! after [`DROP_WAIT_MS`] (a hung disk) is left behind with its memory, on purpose.
 
 mod entry;
 mod setup;
 mod slots;
+mod teardown;
 
 use crate::clock;
 use crate::error::DriverError;
@@ -33,18 +31,14 @@ use entry::Target;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slots::{Slots, USER_CANCEL, USER_WAKE};
 use std::collections::VecDeque;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use udm_lane::{
     Completion, Driver, DriverOp, Errno, Handle, OpResult, OpToken, Payload, RawHandle, Wake,
 };
 use udm_types::Nanos;
 
-pub(crate) use setup::Abilities;
-
-/// How long a dropped driver waits for operations that cannot be cancelled. Long enough for any
-/// healthy disk; a daemon that ends must not hang on a dead one.
-const DROP_WAIT_MS: u64 = 2_000;
+pub(crate) use setup::{Abilities, Age};
 
 /// Flags of `io_uring_enter`.
 const ENTER_GETEVENTS: u32 = 1;
@@ -77,8 +71,8 @@ struct RingFile {
 
 impl UringDriver {
     /// Makes the ring of the calling thread.
-    pub(crate) fn open() -> Result<UringDriver, DriverError> {
-        let (ring, abilities) = setup::open_ring()?;
+    pub(crate) fn open(age: Age) -> Result<UringDriver, DriverError> {
+        let (ring, abilities) = setup::open_ring(age)?;
         let wake = EventWake::new().map_err(|errno| DriverError::refused("eventfd", errno))?;
         let mut driver = UringDriver {
             ring,
@@ -364,40 +358,6 @@ impl Driver for UringDriver {
 
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::clone(&self.wake) as Arc<dyn Wake>
-    }
-}
-
-impl Drop for UringDriver {
-    fn drop(&mut self) {
-        let deadline = clock::now() + Nanos::from_millis(DROP_WAIT_MS);
-        self.cancel_all(|_| true);
-        while self.slots.live_count() > 0 && clock::now() < deadline {
-            self.refill();
-            let block = self.backlog.is_empty() && self.ring.completion().is_empty();
-            self.enter(block, Some(deadline));
-            self.discard();
-        }
-        if self.slots.live_count() > 0 {
-            // The kernel may still write into this memory, so it must never be reused.
-            std::mem::forget(std::mem::take(&mut self.slots));
-        }
-    }
-}
-
-impl UringDriver {
-    /// Ends operations nobody waits for any more; closes connections nobody will take.
-    fn discard(&mut self) {
-        while let Some(entry) = { self.ring.completion().next() } {
-            let Some(slot) = self.slots.get_mut(entry.user_data()) else { continue };
-            if slot.kind == OpKind::Accept && entry.result() >= 0 {
-                // SAFETY: an accept's result is a descriptor made for this driver, and since the
-                // completion goes no further, nobody else owns it.
-                drop(unsafe { OwnedFd::from_raw_fd(entry.result()) });
-            }
-            if !cqueue::more(entry.flags()) {
-                self.slots.remove(entry.user_data());
-            }
-        }
     }
 }
 

@@ -43,9 +43,21 @@ pub(crate) struct Abilities {
     pub(crate) flavour: &'static str,
 }
 
+/// How much of the kernel to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// Everything it has.
+    Current,
+    /// Only what the oldest accepted kernel has; the tests run on this, too.
+    Oldest,
+}
+
 /// Makes a ring and tries it.
-pub(crate) fn open_ring() -> Result<(IoUring, Abilities), DriverError> {
-    let (mut ring, flavour) = build()?;
+pub(crate) fn open_ring(age: Age) -> Result<(IoUring, Abilities), DriverError> {
+    let (mut ring, flavour) = match age {
+        Age::Current => build()?,
+        Age::Oldest => (build_plain()?, "plain"),
+    };
     let params = ring.params();
     if !(params.is_feature_nodrop()
         && params.is_feature_ext_arg()
@@ -55,6 +67,9 @@ pub(crate) fn open_ring() -> Result<(IoUring, Abilities), DriverError> {
     }
     let multishot_accept = check_operations(&ring)?;
     no_operation(&mut ring)?;
+    if age == Age::Oldest {
+        return Ok((ring, Abilities { fixed_files: 0, multishot_accept: false, flavour }));
+    }
     let fixed_files = register_table(&ring);
     Ok((ring, Abilities { fixed_files, multishot_accept, flavour }))
 }
@@ -81,10 +96,13 @@ fn build() -> Result<(IoUring, &'static str), DriverError> {
     if let Ok(ring) = cooperative {
         return Ok((ring, "cooperative task run"));
     }
+    build_plain().map(|ring| (ring, "plain"))
+}
+
+fn build_plain() -> Result<IoUring, DriverError> {
     IoUring::builder()
         .setup_cqsize(CQ_ENTRIES)
         .build(SQ_ENTRIES)
-        .map(|ring| (ring, "plain"))
         .map_err(|error| DriverError::refused_by("io_uring_setup", &error))
 }
 

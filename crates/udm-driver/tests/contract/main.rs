@@ -4,6 +4,7 @@
 //! into one test per driver. Nothing sleeps: a test waits for a completion, for a thread to be
 //! blocked, or for a clock to pass.
 //!
+//! io_uring runs twice: as this kernel has it, and as the oldest accepted kernel does.
 //! A machine that forbids io_uring runs the portable half and says so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -22,6 +23,16 @@ macro_rules! on_every_driver {
                 #[test]
                 fn $name() {
                     if let Some(rig) = crate::rig::Rig::uring() {
+                        crate::$area::$name(rig);
+                    }
+                }
+            )+ })+
+        }
+        mod oldest_io_uring {
+            $(mod $area { $(
+                #[test]
+                fn $name() {
+                    if let Some(rig) = crate::rig::Rig::oldest_uring() {
                         crate::$area::$name(rig);
                     }
                 }
@@ -79,6 +90,7 @@ on_every_driver! {
     storm:
         ten_thousand_operations_agree_with_a_byte_model,
         many_receives_outnumber_the_queue,
+        more_completions_at_once_than_the_queue_holds,
         a_dropped_driver_lets_go_of_all_memory,
         a_dropped_driver_closes_what_it_owned;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use udm_driver::{DriverChoice, open_driver};
+use udm_driver::{DriverChoice, DriverError, open_driver, open_oldest_uring};
 use udm_lane::{
     Buf, Completion, Driver, DriverOp, Errno, Handle, OpToken, Payload, RawHandle, Segment,
 };
@@ -24,8 +24,17 @@ pub(crate) struct Rig {
 impl Rig {
     /// The io_uring driver, or nothing (with the reason printed) where the machine forbids it.
     pub(crate) fn uring() -> Option<Rig> {
-        match open_driver(DriverChoice::Uring) {
-            Ok((driver, _)) => Some(Rig::over(driver)),
+        Rig::unless_refused(open_driver(DriverChoice::Uring).map(|(driver, _)| driver))
+    }
+
+    /// The same with nothing that newer kernels have.
+    pub(crate) fn oldest_uring() -> Option<Rig> {
+        Rig::unless_refused(open_oldest_uring())
+    }
+
+    fn unless_refused(opened: Result<Box<dyn Driver>, DriverError>) -> Option<Rig> {
+        match opened {
+            Ok(driver) => Some(Rig::over(driver)),
             Err(error) if matches!(error.errno, Errno(libc::EPERM | libc::ENOSYS)) => {
                 eprintln!("skipped: io_uring is refused here ({error})");
                 None

@@ -97,6 +97,19 @@ pub(crate) fn many_receives_outnumber_the_queue(mut rig: Rig) {
     }
 }
 
+pub(crate) fn more_completions_at_once_than_the_queue_holds(mut rig: Rig) {
+    let (handle, peer) = rig.socket_pair();
+    let tokens: Vec<OpToken> = (0..6_000).map(|_| rig.receive(handle, 8)).collect();
+    rig.turn(Some(udm_types::Nanos::ZERO));
+    drop(peer);
+    for token in &tokens {
+        assert_eq!(rig.result(*token), Ok(0));
+    }
+    for token in tokens {
+        assert_eq!(rig.leftover(token), 0);
+    }
+}
+
 pub(crate) fn a_dropped_driver_lets_go_of_all_memory(mut rig: Rig) {
     let mut kept: Vec<Buf> = Vec::new();
     let mut peers = Vec::new();

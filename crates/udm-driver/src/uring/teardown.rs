@@ -1,0 +1,55 @@
+//! The end of a ring: nothing is freed that the kernel may still write into.
+//!
+//! Dropping the driver cancels what can be cancelled and waits for the rest. Receives, accepts
+//! and sends end at once; a read or write ends when the disk answers. What has not ended after
+//! [`DROP_WAIT_MS`] (a hung disk) is left behind with its memory, on purpose: a leak at the end
+//! of a lane is harmless, a write into memory that somebody else uses is not.
+//!
+//! Operations that were submitted but never started are started now, so that every write the
+//! lane has handed over reaches the file. A connection accepted meanwhile is closed, since nobody
+//! will ever learn of it.
+
+use super::UringDriver;
+use crate::clock;
+use crate::shape::OpKind;
+use io_uring::cqueue;
+use std::os::fd::{FromRawFd, OwnedFd};
+use udm_types::Nanos;
+
+/// How long a dropped driver waits for operations that cannot be cancelled. Long enough for any
+/// healthy disk; a daemon that ends must not hang on a dead one.
+const DROP_WAIT_MS: u64 = 2_000;
+
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        let deadline = clock::now() + Nanos::from_millis(DROP_WAIT_MS);
+        self.cancel_all(|_| true);
+        while self.slots.live_count() > 0 && clock::now() < deadline {
+            self.refill();
+            let block = self.backlog.is_empty() && self.ring.completion().is_empty();
+            self.enter(block, Some(deadline));
+            self.discard();
+        }
+        if self.slots.live_count() > 0 {
+            // The kernel may still write into this memory, so it must never be reused.
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
+    }
+}
+
+impl UringDriver {
+    /// Ends operations nobody waits for any more; closes connections nobody will take.
+    fn discard(&mut self) {
+        while let Some(entry) = { self.ring.completion().next() } {
+            let Some(slot) = self.slots.get_mut(entry.user_data()) else { continue };
+            if slot.kind == OpKind::Accept && entry.result() >= 0 {
+                // SAFETY: an accept's result is a descriptor made for this driver, and since the
+                // completion goes no further, nobody else owns it.
+                drop(unsafe { OwnedFd::from_raw_fd(entry.result()) });
+            }
+            if !cqueue::more(entry.flags()) {
+                self.slots.remove(entry.user_data());
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! In steady state a driver allocates nothing: counted by the allocator of this test program.
+//!
+//! A window of several thousand operations without any allocation has to come soon.
+//! One test only, since other tests of the program would be counted, too.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::os::fd::IntoRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use udm_driver::{DriverChoice, open_driver};
+use udm_lane::{Buf, Completion, Driver, DriverOp, Handle, OpToken, Payload, RawHandle, Segment};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged; only a counter is added.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise about the layout is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the memory came from `alloc` above, so from the system's allocator.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Operations in flight together.
+const DEPTH: usize = 32;
+
+fn register(driver: &mut dyn Driver, fd: impl IntoRawFd) -> Handle {
+    driver.register(RawHandle(fd.into_raw_fd())).unwrap()
+}
+
+/// Rounds of reads, two-segment writes, syncs, sends and receives; payloads go round in circles.
+fn rounds(driver: &mut dyn Driver, count: usize, memory: &[Buf], files: [Handle; 3]) {
+    let [file, left, right] = files;
+    let mut completions: Vec<Completion> = Vec::with_capacity(DEPTH);
+    for _ in 0..count {
+        let mut in_flight = 0;
+        for index in 0..DEPTH {
+            let offset_bytes = index as u64 * 4_096;
+            let payload = || Payload::from_buf(memory[index].clone());
+            let op = match index % 4 {
+                0 => DriverOp::Read { handle: file, offset_bytes, payload: payload() },
+                1 => {
+                    let mut payload = payload();
+                    payload.push(Segment::whole(memory[DEPTH].clone()));
+                    DriverOp::Write { handle: file, offset_bytes, payload, dsync: false }
+                }
+                2 => DriverOp::Send { handle: left, payload: payload() },
+                _ => {
+                    DriverOp::Recv { handle: right, segment: Segment::whole(memory[index].clone()) }
+                }
+            };
+            driver.submit(OpToken(index as u64), op);
+            in_flight += 1;
+        }
+        while in_flight > 0 {
+            driver.wait(None, &mut completions);
+            for completion in completions.drain(..) {
+                assert!(completion.result.is_ok(), "{completion:?}");
+                in_flight -= 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn steady_state_allocates_nothing() {
+    for choice in [DriverChoice::Auto, DriverChoice::Portable] {
+        let (mut driver, report) = open_driver(choice).unwrap();
+        let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        file.set_len(1 << 20).unwrap();
+        let (left, right) = UnixStream::pair().unwrap();
+        let files = [
+            register(&mut *driver, file),
+            register(&mut *driver, left),
+            register(&mut *driver, right),
+        ];
+        let memory: Vec<Buf> = (0..=DEPTH).map(|_| Buf::alloc(4_096)).collect();
+        // Threads start and lists grow while things warm up; then there must come a window
+        // without a single allocation, but for the list that `rounds` makes for itself.
+        let steady = (0..20).any(|_| {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            rounds(&mut *driver, 200, &memory, files);
+            ALLOCATIONS.load(Ordering::Relaxed) - before == 1
+        });
+        assert!(steady, "{report}: it never stops to allocate");
+    }
+}
