@@ -11,6 +11,7 @@
 //! replays it. `fuzz/seeds` is committed; what a run learns goes to `fuzz/corpus`, which is not.
 
 use crate::steps::{Failed, cargo, run as run_step};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -124,6 +125,9 @@ fn run_one(root: &Path, built: &Path, name: &str, args: &Args) -> Result<(), Fai
     command.arg(format!("-timeout={TIMEOUT_S}"));
     command.arg(format!("-rss_limit_mb={MEMORY_LIMIT_MIB}"));
     command.arg("-print_final_stats=1");
+    if !std::io::stderr().is_terminal() {
+        command.arg("-verbosity=0");
+    }
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
     command.arg(&corpus);
     if seeds.is_dir() {

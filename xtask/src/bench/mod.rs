@@ -5,6 +5,7 @@
 //! so everything compared is measured interleaved in the same run.
 
 mod engine;
+mod nbd;
 
 use crate::steps::Failed;
 use std::path::Path;
@@ -20,11 +21,18 @@ pub(crate) struct Args {
 enum Subject {
     /// What a mapping layer costs: `udm bench` over a null device with 0, 1 and 4 layers.
     Engine(engine::Args),
+    /// udm's NBD server beside nbdkit, qemu and a bare loop: CPU for an I/O, I/Os a second.
+    Nbd(nbd::Args),
+    /// The bare loop itself, for `bench nbd`.
+    #[command(hide = true)]
+    Floor(nbd::FloorArgs),
 }
 
 /// Measures one subject.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     match &args.subject {
         Subject::Engine(args) => engine::run(root, args),
+        Subject::Nbd(args) => nbd::run(root, args),
+        Subject::Floor(args) => nbd::run_floor(args),
     }
 }

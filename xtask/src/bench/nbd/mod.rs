@@ -1,0 +1,199 @@
+//! `cargo xtask bench nbd`: udm's NBD server beside nbdkit, qemu and the floor.
+//!
+//! Starts every server (`servers.rs`), drives each with our own client (`load.rs`) over a unix
+//! socket with 4 KiB random reads and writes, and reads the CPU time of the server's process
+//! (`cpu.rs`). Rounds are interleaved, server after server, case after case, so that what else the
+//! machine does hits all alike; tables show medians (`report.rs`).
+//!
+//! Reading and writing happen on a device that was written once, so that nobody answers from a
+//! hole. Both this program and udm are release builds; started from a development build, this
+//! starts itself again as one.
+
+mod cpu;
+mod floor;
+mod load;
+mod report;
+mod servers;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use crate::steps::{Failed, cargo, run as run_step, target_dir};
+use load::{Connection, Pattern, Window, measure};
+use report::{Cell, Row, tables};
+use servers::{Place, Server};
+use std::fs;
+use std::io::{self, IsTerminal};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use wire::Op;
+
+/// Before a measurement: threads start, caches warm, adaptive parts settle.
+const WARM_UP: Duration = Duration::from_millis(200);
+
+/// How to measure.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Rounds; the tables show medians.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Milliseconds of each measurement.
+    #[arg(long, default_value_t = 1000, value_name = "MS")]
+    window_ms: u64,
+    /// Size of each device in MiB.
+    #[arg(long, default_value_t = 256, value_name = "MIB")]
+    size_mib: u64,
+    /// Folder for the files behind the file servers (default: below the build's target folder).
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Measure only servers whose name contains this; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Write the tables to this Markdown file.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+}
+
+/// A floor server, for the benchmark's own use.
+#[derive(clap::Args)]
+pub(crate) struct FloorArgs {
+    socket: PathBuf,
+    size_bytes: u64,
+}
+
+/// Serves as the floor until it is killed.
+pub(crate) fn run_floor(args: &FloorArgs) -> Result<(), Failed> {
+    let listener = UnixListener::bind(&args.socket).map_err(Failed::to("listen"))?;
+    floor::serve(&listener, args.size_bytes).map_err(Failed::to("serve"))
+}
+
+/// Measures everything and prints it.
+pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
+    if cfg!(debug_assertions) {
+        let mut command = cargo(&["run", "--quiet", "--release", "--package", "xtask", "--"]);
+        command.args(std::env::args_os().skip(1));
+        return run_step(root, &mut command);
+    }
+    let udm = target_dir(root).join("release/udm");
+    if wanted("udm, memory", args) || wanted("udm, file", args) {
+        run_step(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
+    }
+    let scratch = std::env::temp_dir().join(format!("udm-bench-{}", std::process::id()));
+    let files = args.dir.clone().unwrap_or_else(|| target_dir(root).join("bench-nbd"));
+    for folder in [&scratch, &files] {
+        fs::create_dir_all(folder).map_err(Failed::to(format!("make {}", folder.display())))?;
+    }
+    let size_bytes = args.size_mib << 20;
+    let place = Place { scratch: &scratch, files: &files, udm: &udm, size_bytes };
+    let result = measure_all(&place, args);
+    // Both folders are ours; what cannot be removed is named by the operating system's cleaner.
+    let _removed = fs::remove_dir_all(&scratch);
+    let _removed = fs::remove_dir_all(&files);
+    let text = result?;
+    println!("{text}");
+    if let Some(page) = &args.write {
+        let page = root.join(page);
+        if let Some(folder) = page.parent() {
+            fs::create_dir_all(folder).map_err(Failed::to("make the page's folder"))?;
+        }
+        fs::write(&page, text).map_err(Failed::to(format!("write {}", page.display())))?;
+    }
+    Ok(())
+}
+
+fn wanted(name: &str, args: &Args) -> bool {
+    args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()))
+}
+
+fn patterns() -> Vec<(String, Pattern)> {
+    let mut patterns = Vec::new();
+    for (op, name) in [(Op::Read, "read"), (Op::Write, "write")] {
+        for connections in [1, 4] {
+            for depth in [32, 128] {
+                let pattern = Pattern { op, depth, connections };
+                patterns.push((format!("{name} {connections}x{depth}"), pattern));
+            }
+        }
+    }
+    patterns
+}
+
+fn measure_all(place: &Place<'_>, args: &Args) -> Result<String, Failed> {
+    let mut running = Vec::new();
+    for spec in servers::all(place)?.into_iter().filter(|spec| wanted(spec.name, args)) {
+        if let Some(server) = Server::start(spec)? {
+            let filled = Connection::open(server.socket(), server.export())
+                .and_then(|mut connection| connection.fill().and_then(|()| connection.close()));
+            filled.map_err(Failed::to(format!("fill {}", server.spec.name)))?;
+            running.push(server);
+        }
+    }
+    let patterns = patterns();
+    let mut cells = vec![vec![Cell::default(); patterns.len()]; running.len()];
+    let mut peaks = vec![(0, 0); running.len()];
+    for round in 1..=args.rounds {
+        for (case, (name, pattern)) in patterns.iter().enumerate() {
+            for ((server, cells), peak) in running.iter().zip(&mut cells).zip(&mut peaks) {
+                let server_name = server.spec.name;
+                progress(&format!("round {round} of {}, {name}, {server_name}", args.rounds));
+                let window = measure_one(server, pattern, args, peak);
+                let what = format!("measure {name} of {server_name}");
+                cells[case].push(window.map_err(Failed::to(what))?);
+            }
+        }
+    }
+    progress("");
+    let mut rows = Vec::new();
+    for ((server, cells), peak) in running.iter().zip(cells).zip(peaks) {
+        let (name, backing, role) = (server.spec.name, server.spec.backing, server.spec.role);
+        let (rss_mib, threads) = peak;
+        rows.push(Row { name, backing, role, cells, rss_mib, threads });
+    }
+    let names: Vec<String> = patterns.into_iter().map(|(name, _)| name).collect();
+    Ok(format!("{}{}", introduction(args), tables(&names, &rows)))
+}
+
+/// One window; `peak` takes the most memory (MiB) and threads seen.
+fn measure_one(
+    server: &Server,
+    pattern: &Pattern,
+    args: &Args,
+    peak: &mut (u64, u64),
+) -> io::Result<Window> {
+    let times = (WARM_UP, Duration::from_millis(args.window_ms));
+    measure(server.socket(), server.export(), pattern, times, || {
+        let (rss_mib, threads) = cpu::size(server.pid())?;
+        *peak = (peak.0.max(rss_mib), peak.1.max(threads));
+        cpu::seconds(server.pid())
+    })
+}
+
+/// A line that replaces the one before; nothing where nobody watches.
+fn progress(line: &str) {
+    if io::stderr().is_terminal() {
+        eprint!("\r\u{1b}[K{line}");
+    }
+}
+
+fn introduction(args: &Args) -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "# NBD servers side by side\n\n\
+         Written by `cargo xtask bench nbd --write docs/benchmarks/nbd.md`: 4 KiB random I/O over \
+         a unix socket,\nour own load client, device of {} MiB written once before, medians of {} \
+         interleaved rounds of {} ms.\nCPU is that of all threads of the server's process, in user \
+         and kernel. \"read 4x32\" is reads on\n4 connections with 32 requests outstanding on \
+         each. The floor is a bare loop that answers from one\nstatic block (`xtask/src/bench/nbd/\
+         floor.rs`). Files are in the page cache.\n\n\
+         Machine: {cores} cores ({}), Linux {}.\n",
+        args.size_mib,
+        args.rounds,
+        args.window_ms,
+        cpu.map_or("unknown", |(_, name)| name),
+        kernel.trim()
+    )
+}

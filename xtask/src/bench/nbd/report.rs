@@ -1,0 +1,142 @@
+//! The tables of the NBD benchmark: medians, ratios, Markdown.
+//!
+//! Two tables of numbers (CPU for an I/O, I/Os a second), one row a server and one column a case,
+//! and two of ratios: how many times less CPU udm needs than the cheapest peer with the same
+//! backing, and how many times the floor's. Ratios are made from medians of the same run.
+//!
+//! The same text goes to the terminal and into the page, so that what is published is what was
+//! seen.
+
+use super::load::Window;
+use super::servers::{Backing, Role};
+use crate::bench::engine::median;
+use std::fmt::Write;
+
+/// All rounds of one server in one case.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cell {
+    windows: Vec<Window>,
+}
+
+impl Cell {
+    /// Adds a round.
+    pub(crate) fn push(&mut self, window: Window) {
+        self.windows.push(window);
+    }
+
+    /// CPU microseconds for an I/O, which is CPU seconds for a million.
+    fn cpu_us(&self) -> f64 {
+        median(self.windows.iter().map(|w| w.cpu_s * 1e6 / w.ios.max(1) as f64))
+    }
+
+    fn kiops(&self) -> f64 {
+        median(self.windows.iter().map(|w| w.ios as f64 / w.wall_s / 1e3))
+    }
+}
+
+/// A server's results, a cell for each case.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) backing: Backing,
+    pub(crate) role: Role,
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) rss_mib: u64,
+    pub(crate) threads: u64,
+}
+
+/// All tables as Markdown.
+pub(crate) fn tables(cases: &[String], rows: &[Row]) -> String {
+    let mut out = String::new();
+    heading(&mut out, "Server CPU, microseconds for an I/O (lower is better)", cases, true);
+    for row in rows {
+        line(&mut out, row, |cell| format!("{:.2}", cell.cpu_us()));
+    }
+    heading(&mut out, "Thousand I/Os a second (higher is better)", cases, true);
+    for row in rows {
+        line(&mut out, row, |cell| format!("{:.0}", cell.kiops()));
+    }
+    let own: Vec<&Row> = rows.iter().filter(|row| row.role == Role::Udm).collect();
+    if !own.is_empty() {
+        heading(&mut out, "Ratios of CPU for an I/O", cases, false);
+    }
+    for row in own {
+        let peers = rows.iter().filter(|r| r.role == Role::Peer && r.backing == row.backing);
+        let best = best(&peers.collect::<Vec<_>>(), cases.len());
+        ratios(&mut out, &format!("{}: times cheaper than the best peer", row.name), row, &best);
+        let floor = rows.iter().find(|r| r.role == Role::Floor);
+        if let (Backing::Memory, Some(floor)) = (row.backing, floor) {
+            let floor: Vec<f64> = floor.cells.iter().map(|cell| 1.0 / cell.cpu_us()).collect();
+            let name = format!("{}: times the floor", row.name);
+            let own: Vec<f64> =
+                row.cells.iter().zip(floor).map(|(c, floor)| c.cpu_us() * floor).collect();
+            numbers(&mut out, &name, &own);
+        }
+    }
+    out
+}
+
+/// The cheapest of these rows for each case.
+fn best(rows: &[&Row], cases: usize) -> Vec<f64> {
+    (0..cases)
+        .map(|case| rows.iter().map(|row| row.cells[case].cpu_us()).fold(f64::INFINITY, f64::min))
+        .collect()
+}
+
+fn ratios(out: &mut String, name: &str, row: &Row, against: &[f64]) {
+    let numbers_of: Vec<f64> =
+        row.cells.iter().zip(against).map(|(cell, other)| other / cell.cpu_us()).collect();
+    numbers(out, name, &numbers_of);
+}
+
+fn numbers(out: &mut String, name: &str, numbers: &[f64]) {
+    let text: Vec<String> = numbers.iter().map(|number| format!("{number:.2}")).collect();
+    push_line(out, &format!("| {name} | {} |", text.join(" | ")));
+}
+
+fn heading(out: &mut String, title: &str, cases: &[String], with_size: bool) {
+    push_line(out, &format!("\n## {title}\n"));
+    let size = if with_size { " memory | threads |" } else { "" };
+    push_line(out, &format!("| server | {} |{size}", cases.join(" | ")));
+    let more = if with_size { "--:|--:|" } else { "" };
+    push_line(out, &format!("|---|{}{more}", "--:|".repeat(cases.len())));
+}
+
+fn line(out: &mut String, row: &Row, text: impl Fn(&Cell) -> String) {
+    let cells: Vec<String> = row.cells.iter().map(text).collect();
+    let size = format!("{} MiB | {}", row.rss_mib, row.threads);
+    push_line(out, &format!("| {} | {} | {size} |", row.name, cells.join(" | ")));
+}
+
+fn push_line(out: &mut String, line: &str) {
+    writeln!(out, "{line}").expect("invariant: writing to a string does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cell, Row, tables};
+    use crate::bench::nbd::load::Window;
+    use crate::bench::nbd::servers::{Backing, Role};
+
+    fn row(name: &'static str, role: Role, cpu_s: f64) -> Row {
+        let mut cell = Cell::default();
+        cell.push(Window { ios: 1_000_000, wall_s: 2.0, cpu_s });
+        let (backing, cells) = (Backing::Memory, vec![cell]);
+        Row { name, backing, role, cells, rss_mib: 7, threads: 2 }
+    }
+
+    #[test]
+    fn ratios_are_against_the_cheapest_peer_and_the_floor() {
+        let rows = [
+            row("floor", Role::Floor, 0.5),
+            row("udm", Role::Udm, 0.75),
+            row("slow", Role::Peer, 6.0),
+            row("fast", Role::Peer, 3.0),
+        ];
+        let text = tables(&["read".to_owned()], &rows);
+        assert!(text.contains("| udm: times cheaper than the best peer | 4.00 |"), "{text}");
+        assert!(text.contains("| udm: times the floor | 1.50 |"), "{text}");
+        assert!(text.contains("| udm | 0.75 | 7 MiB | 2 |"), "{text}");
+        assert!(text.contains("| fast | 500 | 7 MiB | 2 |"), "{text}");
+    }
+}
