@@ -1,0 +1,225 @@
+//! `mem:SIZE[:NAME]`: a sparse disk in this daemon's memory, shared by all lanes.
+//!
+//! Bios are answered within `submit`: a copy in or out. There is no cache to flush, so a flush has
+//! nothing to do. The bytes live in a mapping of `udm-driver` that takes pages when written.
+//!
+//! A bitmap remembers which granules of 64 KiB were ever written. Reads of others only fill with
+//! zeroes and do not make the system map pages; discard and write-zeroes of a whole granule clear
+//! its bit and give its pages back.
+//!
+//! The tricky case is a granule written by one lane while another gives it back. Both may happen
+//! in either order (they are under way at the same time), but afterwards the bit has to be right:
+//! *bit clear means the memory is zero*. Otherwise old bytes would show up with the next write to
+//! that granule. So a writer copies first and sets the bit after; a zeroer clears the bit first and
+//! zeroes after:
+//!
+//! ```text
+//!  if the bit is clear at the end:  set < clear,  so  copy < set < clear < zero:  memory is zero
+//! ```
+//!
+//! A writer that finds the bit set saves the atomic write. For that look to count as "set", it
+//! must come after the copy also for other processors: hence the fence between them.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+use udm_core::{Bio, BioBox, LowerCx, LowerDevice, LowerLane};
+use udm_driver::SharedMemory;
+use udm_lane::Errno;
+use udm_types::{Op, QueueLimits, SECTOR_BYTES, SECTOR_SHIFT, Sector, Status};
+
+/// Memory one bit stands for: small enough to stay sparse, large enough that the bitmap of a
+/// terabyte is 2 MiB.
+const GRANULE_BYTES: u64 = 64 << 10;
+
+/// A page, the unit in which memory comes and goes.
+const PAGE_BYTES: u32 = 4096;
+
+/// A memory device.
+pub(crate) struct MemoryDevice {
+    shown: String,
+    read_only: bool,
+    disk: Arc<MemoryDisk>,
+}
+
+/// The bytes of a memory device; several devices (read-only and not) may stand on them.
+pub(crate) struct MemoryDisk {
+    memory: SharedMemory,
+    written: Vec<AtomicU64>,
+}
+
+impl MemoryDevice {
+    pub(crate) fn new(shown: &str, disk: Arc<MemoryDisk>, read_only: bool) -> MemoryDevice {
+        MemoryDevice { shown: shown.to_owned(), read_only, disk }
+    }
+}
+
+impl LowerDevice for MemoryDevice {
+    fn shown(&self) -> String {
+        self.shown.clone()
+    }
+
+    fn len_sectors(&self) -> Sector {
+        self.disk.len_sectors()
+    }
+
+    fn limits(&self) -> QueueLimits {
+        QueueLimits {
+            physical_block_bytes: PAGE_BYTES,
+            io_min_bytes: PAGE_BYTES,
+            discard_granularity_bytes: PAGE_BYTES,
+            read_only: self.read_only,
+            ..QueueLimits::default()
+        }
+    }
+
+    fn open_lane(&self, _cx: &mut LowerCx<'_>) -> Result<Box<dyn LowerLane>, Errno> {
+        Ok(Box::new(MemoryLane { disk: Arc::clone(&self.disk), read_only: self.read_only }))
+    }
+}
+
+struct MemoryLane {
+    disk: Arc<MemoryDisk>,
+    read_only: bool,
+}
+
+impl LowerLane for MemoryLane {
+    fn submit(&mut self, bio: BioBox, cx: &mut LowerCx<'_>) {
+        let status = if self.read_only && bio.op.is_write() {
+            Status::ReadOnly
+        } else {
+            self.disk.serve(&bio)
+        };
+        cx.complete(bio, status);
+    }
+}
+
+impl MemoryDisk {
+    /// Maps a disk of zeroes.
+    ///
+    /// # Errors
+    /// `ENOMEM` if the address space does not hold it.
+    pub(crate) fn new(len_sectors: Sector) -> Result<MemoryDisk, Errno> {
+        let len_bytes = len_sectors << SECTOR_SHIFT;
+        let memory = SharedMemory::new(len_bytes)?;
+        // 64 granules a word; the mapping has proved that the count fits.
+        let words = len_bytes.div_ceil(GRANULE_BYTES).div_ceil(64) as usize;
+        Ok(MemoryDisk { memory, written: (0..words).map(|_| AtomicU64::new(0)).collect() })
+    }
+
+    pub(crate) fn len_sectors(&self) -> Sector {
+        self.memory.len_bytes() >> SECTOR_SHIFT
+    }
+
+    fn serve(&self, bio: &Bio) -> Status {
+        if bio.op == Op::Flush {
+            return Status::Ok;
+        }
+        if bio.end_sector() > self.len_sectors() {
+            return Status::IoErr;
+        }
+        let offset_bytes = bio.sector << SECTOR_SHIFT;
+        let len_bytes = bio.len_sectors << SECTOR_SHIFT;
+        if bio.op.has_data() && bio.payload.len_bytes() != bio.len_sectors * SECTOR_BYTES {
+            return Status::Invalid;
+        }
+        match bio.op {
+            Op::Read => self.read(bio, offset_bytes, len_bytes),
+            Op::Write => {
+                self.memory.write_from(offset_bytes, &bio.payload);
+                self.mark_written(offset_bytes, len_bytes);
+            }
+            Op::Discard | Op::WriteZeroes => self.zero(offset_bytes, len_bytes),
+            Op::Flush => {}
+        }
+        Status::Ok
+    }
+
+    fn read(&self, bio: &Bio, offset_bytes: u64, len_bytes: u64) {
+        let all = granules(offset_bytes, len_bytes).all(|granule| self.is_written(granule));
+        if all {
+            return self.memory.read_into(offset_bytes, &bio.payload);
+        }
+        for granule in granules(offset_bytes, len_bytes) {
+            let (start, len) = part_of(granule, offset_bytes, len_bytes);
+            let at = start - offset_bytes;
+            if self.is_written(granule) {
+                self.memory.read_into(start, &bio.payload.slice(at, len));
+            } else {
+                bio.payload.fill(at, len, 0);
+            }
+        }
+    }
+
+    /// After a copy in: sets the bits of what was written.
+    fn mark_written(&self, offset_bytes: u64, len_bytes: u64) {
+        fence(Ordering::SeqCst);
+        for granule in granules(offset_bytes, len_bytes) {
+            if !self.is_written(granule) {
+                let (word, bit) = self.bit(granule);
+                word.fetch_or(bit, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn zero(&self, offset_bytes: u64, len_bytes: u64) {
+        // Neighbours are given back in one call.
+        let mut run: Option<(u64, u64)> = None;
+        let Range { start: mut granule, end } = granules(offset_bytes, len_bytes);
+        while granule < end {
+            let untouched = self.untouched_from(granule).min(end - granule);
+            if untouched > 0 {
+                if let Some((first, len)) = run.take() {
+                    self.memory.zero(first, len);
+                }
+                granule += untouched;
+                continue;
+            }
+            let (start, len) = part_of(granule, offset_bytes, len_bytes);
+            if len == self.granule_len(granule) {
+                let (word, bit) = self.bit(granule);
+                word.fetch_and(!bit, Ordering::SeqCst);
+            }
+            run = Some(run.map_or((start, len), |(first, so_far)| (first, so_far + len)));
+            granule += 1;
+        }
+        if let Some((first, len)) = run {
+            self.memory.zero(first, len);
+        }
+    }
+
+    /// How many granules from this one on, in its word of the bitmap, were never written.
+    fn untouched_from(&self, granule: u64) -> u64 {
+        let rest = self.bit(granule).0.load(Ordering::SeqCst) >> (granule % 64);
+        u64::from(rest.trailing_zeros()).min(64 - granule % 64)
+    }
+
+    #[inline]
+    fn is_written(&self, granule: u64) -> bool {
+        let (word, bit) = self.bit(granule);
+        word.load(Ordering::SeqCst) & bit != 0
+    }
+
+    #[inline]
+    fn bit(&self, granule: u64) -> (&AtomicU64, u64) {
+        (&self.written[(granule / 64) as usize], 1 << (granule % 64))
+    }
+
+    /// The last granule may be cut by the end of the disk.
+    fn granule_len(&self, granule: u64) -> u64 {
+        GRANULE_BYTES.min(self.memory.len_bytes() - granule * GRANULE_BYTES)
+    }
+}
+
+/// The granules a range touches.
+#[inline]
+fn granules(offset_bytes: u64, len_bytes: u64) -> Range<u64> {
+    offset_bytes / GRANULE_BYTES..(offset_bytes + len_bytes).div_ceil(GRANULE_BYTES)
+}
+
+/// The part of a range that lies in a granule, as start and length.
+fn part_of(granule: u64, offset_bytes: u64, len_bytes: u64) -> (u64, u64) {
+    let start = offset_bytes.max(granule * GRANULE_BYTES);
+    let end = (offset_bytes + len_bytes).min((granule + 1) * GRANULE_BYTES);
+    (start, end - start)
+}

@@ -1,0 +1,216 @@
+//! What a table calls a lower device: `PATH`, `file:PATH`, `direct:PATH`, `mem:SIZE[:NAME]`,
+//! `null:SIZE`.
+//!
+//! Pure: nothing is opened here. Called by the registry with one word of a table line; mapped
+//! devices (`dm:NAME`, `/dev/mapper/NAME`, `MAJOR:MINOR`) have been looked for before, so a name
+//! of that shape which arrives here belongs to no mapped device.
+//!
+//! Paths are absolute. The daemon's working directory is not the user's, so a relative path would
+//! name a file the user did not mean; the command line makes its paths absolute before it asks.
+//!
+//! The tricky case is `mem:64M:disk`: the unit ends at the second colon and the rest is a name, so
+//! that two tables can mean the same memory.
+
+use udm_core::{ErrorCode, ErrorKind, UserError};
+use udm_types::{MAX_SECTOR, SECTOR_BYTES, SECTOR_SHIFT, Sector};
+
+/// Longest name of a named memory; long enough for a uuid with a prefix.
+const MEMORY_NAME_LEN_BYTES_MAX: usize = 64;
+
+/// Longest path Linux takes, without its final NUL.
+const PATH_LEN_BYTES_MAX: usize = 4095;
+
+/// A parsed device name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LowerName<'a> {
+    /// A regular file or a block device.
+    File {
+        /// Absolute.
+        path: &'a str,
+        /// Past the page cache (`O_DIRECT`).
+        direct: bool,
+    },
+    /// Memory of this daemon.
+    Memory {
+        /// Its size.
+        len_sectors: Sector,
+        /// Memory of the same name is the same memory.
+        name: Option<&'a str>,
+    },
+    /// Takes everything, keeps nothing.
+    Null {
+        /// Its size.
+        len_sectors: Sector,
+    },
+}
+
+/// Parses a device name.
+pub(crate) fn parse_name(text: &str) -> Result<LowerName<'_>, UserError> {
+    if let Some(size) = text.strip_prefix("null:") {
+        return Ok(LowerName::Null { len_sectors: parse_size_sectors(size)? });
+    }
+    if let Some(rest) = text.strip_prefix("mem:") {
+        return parse_memory(rest);
+    }
+    let (path, direct) = match (text.strip_prefix("file:"), text.strip_prefix("direct:")) {
+        (Some(path), _) => (path, false),
+        (None, Some(path)) => (path, true),
+        (None, None) => (text, false),
+    };
+    if !path.starts_with('/') {
+        return Err(not_a_path(text, path));
+    }
+    if path.len() > PATH_LEN_BYTES_MAX || path.contains('\0') {
+        let text = "a path has at most 4095 bytes and no NUL byte";
+        return Err(UserError::new(ErrorCode::DeviceNotFound, text).of_kind(ErrorKind::Invalid));
+    }
+    Ok(LowerName::File { path, direct })
+}
+
+/// Parses a size such as `512K`, `64M`, `1G`, `2T` (powers of 1024) or plain bytes.
+///
+/// # Errors
+/// `SizeSyntax` if it is no size, zero, or no multiple of 512 bytes; `RangeOverflow` if it is
+/// larger than a device can be.
+pub fn parse_size_sectors(text: &str) -> Result<Sector, UserError> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        "P" | "p" => 50,
+        _ => return Err(bad_size(text)),
+    };
+    if number.is_empty() {
+        return Err(bad_size(text));
+    }
+    let too_large = || {
+        let text = format!("the size {} is beyond 2^54 - 1 sectors", shorten(text));
+        UserError::new(ErrorCode::RangeOverflow, text)
+    };
+    let count: u64 = number.parse().map_err(|_| too_large())?;
+    let len_bytes = count.checked_mul(1 << shift).ok_or_else(too_large)?;
+    if len_bytes == 0 || len_bytes % SECTOR_BYTES != 0 {
+        let text = format!("the size {} is not a positive multiple of 512 bytes", shorten(text));
+        return Err(UserError::new(ErrorCode::SizeSyntax, text));
+    }
+    let len_sectors = len_bytes >> SECTOR_SHIFT;
+    if len_sectors > MAX_SECTOR { Err(too_large()) } else { Ok(len_sectors) }
+}
+
+fn parse_memory(rest: &str) -> Result<LowerName<'_>, UserError> {
+    let (size, name) = match rest.split_once(':') {
+        Some((size, name)) => (size, Some(name)),
+        None => (rest, None),
+    };
+    let len_sectors = parse_size_sectors(size)?;
+    if let Some(name) = name {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        if !(1..=MEMORY_NAME_LEN_BYTES_MAX).contains(&name.len()) || !name.bytes().all(plain) {
+            let text = format!(
+                "the name of a memory has 1 to {MEMORY_NAME_LEN_BYTES_MAX} letters, digits, \
+                 '.', '_' or '-', found '{}'",
+                shorten(name)
+            );
+            return Err(UserError::new(ErrorCode::BadArgument, text));
+        }
+    }
+    Ok(LowerName::Memory { len_sectors, name })
+}
+
+fn bad_size(text: &str) -> UserError {
+    UserError::new(ErrorCode::SizeSyntax, format!("expected a size, found '{}'", shorten(text)))
+        .hint("for example 64M, 1G, or 1048576")
+}
+
+/// Says what a word that is no path looks like.
+fn not_a_path(text: &str, path: &str) -> UserError {
+    let shown = shorten(text);
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if text.starts_with("dm:") {
+        let text = format!("there is no mapped device {shown}");
+        return UserError::new(ErrorCode::DeviceNotFound, text).hint("`udm ls` lists them");
+    }
+    if text.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor)) {
+        let text = format!("no mapped device has the number {shown}");
+        return UserError::new(ErrorCode::DeviceNotFound, text)
+            .hint("`udm ls` lists them; name a block device of the system by its path");
+    }
+    if text.starts_with("nbd://") || text.starts_with("nbd+unix:") {
+        let text = format!("{shown}: a remote NBD export cannot be a device below yet");
+        return UserError::new(ErrorCode::DeviceNotFound, text).of_kind(ErrorKind::Unsupported);
+    }
+    let text = format!("'{}' is neither an absolute path nor another device name", shorten(path));
+    UserError::new(ErrorCode::DeviceNotFound, text)
+        .of_kind(ErrorKind::Invalid)
+        .hint("write the path from / on, or dm:NAME, mem:SIZE, null:SIZE")
+}
+
+/// Cuts a word that would fill the screen.
+pub(crate) fn shorten(word: &str) -> String {
+    const SHOWN_CHARS: usize = 200;
+    let mut shown: String = word.chars().take(SHOWN_CHARS).collect();
+    if shown.len() < word.len() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LowerName, parse_name, parse_size_sectors};
+    use udm_core::{ErrorCode, ErrorKind};
+
+    #[test]
+    fn every_form_of_a_name_parses() {
+        let file = |path, direct| LowerName::File { path, direct };
+        assert_eq!(parse_name("/a/b").unwrap(), file("/a/b", false));
+        assert_eq!(parse_name("file:/a b").unwrap(), file("/a b", false));
+        assert_eq!(parse_name("direct:/dev/sda").unwrap(), file("/dev/sda", true));
+        assert_eq!(parse_name("null:1T").unwrap(), LowerName::Null { len_sectors: 1 << 31 });
+        let memory = |name| LowerName::Memory { len_sectors: 2048, name };
+        assert_eq!(parse_name("mem:1M").unwrap(), memory(None));
+        assert_eq!(parse_name("mem:1024k:disk-0.a").unwrap(), memory(Some("disk-0.a")));
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_powers_of_1024() {
+        for (text, sectors) in
+            [("512", 1), ("1K", 2), ("3m", 6144), ("1G", 2 << 20), ("7P", 7 << 41)]
+        {
+            assert_eq!(parse_size_sectors(text).unwrap(), sectors, "{text}");
+        }
+        assert_eq!(parse_size_sectors("9223372036854775296").unwrap(), (1 << 54) - 1);
+        for text in ["", "M", "1X", "1MB", "-1", "+512", "0", "0G", "100", "1.5G", " 512", "0x200"]
+        {
+            let error = parse_size_sectors(text).expect_err(text);
+            assert_eq!(error.code(), ErrorCode::SizeSyntax, "{text}");
+        }
+        for text in ["8192P", "9223372036854775808", "18446744073709551616", "99999999P"] {
+            let error = parse_size_sectors(text).expect_err(text);
+            assert_eq!(error.code(), ErrorCode::RangeOverflow, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_path_is_named_for_what_it_is() {
+        let error = |text: &str| parse_name(text).expect_err(text);
+        for text in ["disk.img", "./disk.img", "file:disk.img", "direct:", "", "file:", "memory:1M"]
+        {
+            assert_eq!(error(text).code(), ErrorCode::DeviceNotFound, "{text}");
+            assert_eq!(error(text).kind(), ErrorKind::Invalid, "{text}");
+        }
+        assert_eq!(error("253:7").kind(), ErrorKind::NoEntry);
+        assert!(error("253:7").message().contains("no mapped device"));
+        assert!(error("dm:gone").message().contains("no mapped device"));
+        assert_eq!(error("nbd://host/x").kind(), ErrorKind::Unsupported);
+        assert_eq!(error("/a\0b").kind(), ErrorKind::Invalid);
+        assert_eq!(error(&format!("/{}", "a".repeat(4095))).kind(), ErrorKind::Invalid);
+        assert_eq!(error("mem:1M:").code(), ErrorCode::BadArgument);
+        assert_eq!(error("mem:1M:a/b").code(), ErrorCode::BadArgument);
+        assert_eq!(error("mem::x").code(), ErrorCode::SizeSyntax);
+    }
+}
