@@ -1,0 +1,182 @@
+//! Checks of suspend and resume: drain, push-back, swaps under I/O.
+//!
+//! I/O is kept in flight by holding it at the devices below, so "in flight" is a fact and not a matter of
+//! timing. A suspend must then not end before it is let go, new I/O must wait at the gate, and after the
+//! resume everything completes with the right data.
+//!
+//! A target that holds I/O itself (`delay`) must give it back at `presuspend` without the help of the
+//! clock: `a_noflush_suspend_needs_no_clock` runs with a clock that stands still.
+
+use super::bench::{line, lines_as_probes, lines_between, world};
+use super::{Bench, Case, Kind};
+use crate::io::Io;
+use crate::mem_lower::MemLower;
+use udm_core::lifecycle::SuspendOptions;
+use udm_types::{Nanos, OpSet, Sector};
+
+fn options(noflush: bool) -> SuspendOptions {
+    SuspendOptions { noflush, reason: "conformance".into(), ..SuspendOptions::default() }
+}
+
+fn drains<C: Case>(noflush: bool) {
+    let mut bench = Bench::<C>::alone();
+    bench.lowers().iter().for_each(|lower| lower.hold(OpSet::all()));
+    let before: Vec<_> = (0..4).map(|index| (index * 8, bench.start_write(index * 8, 8))).collect();
+    bench.world.advance(Nanos::from_secs(60));
+    let held: usize = bench.lowers().iter().map(|lower| lower.held().len()).sum();
+    assert_eq!(held > 0, C::KIND == Kind::Stores, "the writes are under way below");
+    let suspend = bench.world.start_suspend(bench.device, options(noflush));
+    bench.world.run();
+    let during = bench.start_write(40, 8);
+    bench.world.run();
+    if held > 0 {
+        assert!(bench.world.answer(suspend).is_none(), "it ended with I/O in flight");
+        let status = bench.world.status(bench.device);
+        let suspend = status.suspend.expect("a suspend is under way");
+        assert!(suspend.draining && suspend.noflush == noflush);
+        assert_eq!(suspend.reason, "conformance");
+    }
+    bench.lowers().iter().for_each(MemLower::flow);
+    bench.world.run();
+    if held > 0 {
+        assert!(bench.world.answer(suspend).is_some_and(|answer| answer.is_ok()));
+    }
+    assert!(bench.world.status(bench.device).suspended);
+    assert_eq!(bench.world.census().in_flight, 0, "nothing is inside a suspended device");
+    assert!(bench.world.done(during).is_none(), "new I/O waits");
+    bench.world.resume(bench.device);
+    bench.world.settle();
+    for (sector, ticket) in before.into_iter().chain([(40, during)]) {
+        let done = bench.world.done(ticket).expect("everything comes back");
+        assert_eq!(done.status, bench.expected(sector, 8), "write at {sector}");
+    }
+    bench.check_everything();
+    bench.world.assert_quiet();
+}
+
+/// A flushing suspend waits for what is in flight; what comes meanwhile waits for the resume.
+pub fn a_flushing_suspend_drains<C: Case>() {
+    drains::<C>(false);
+}
+
+/// So does a noflush suspend, where the devices below work.
+pub fn a_noflush_suspend_drains<C: Case>() {
+    drains::<C>(true);
+}
+
+/// Whatever the target holds leaves it at `presuspend`: done or pushed back, but without a timer.
+pub fn a_noflush_suspend_needs_no_clock<C: Case>() {
+    for noflush in [true, false] {
+        let mut bench = Bench::<C>::alone();
+        let tickets: Vec<_> =
+            (0..6).map(|index| (index * 8, bench.start_write(index * 8, 8))).collect();
+        bench.world.run();
+        bench.world.suspend(bench.device, noflush);
+        assert_eq!(bench.world.census().in_flight, 0);
+        bench.world.resume(bench.device);
+        bench.world.settle();
+        for (sector, ticket) in tickets {
+            let done = bench.world.done(ticket).expect("everything comes back");
+            assert_eq!(done.status, bench.expected(sector, 8), "write at {sector}");
+        }
+        bench.check_everything();
+        bench.world.assert_quiet();
+    }
+}
+
+/// One bio over three lines; its piece in the first line is pushed back, the others complete. After
+/// the swap only that piece runs again, and the bio completes once.
+pub fn a_push_back_beside_the_target_replays_only_its_piece<C: Case>() {
+    let mut bench = Bench::<C>::between();
+    let len = bench.model.len_sectors();
+    assert!(bench.world.message(bench.device, 0, &["hold"]).is_ok());
+    let ticket = bench.start_write(0, len);
+    bench.world.advance(Nanos::from_secs(60));
+    assert!(bench.world.done(ticket).is_none(), "a piece is held");
+    let pieces =
+        |bench: &Bench<C>| -> usize { bench.lowers().iter().map(|lower| lower.log().len()).sum() };
+    let before = pieces(&bench);
+    bench.world.load(bench.device, &lines_between::<C>());
+    bench.world.suspend(bench.device, true);
+    assert_eq!(bench.world.census().in_flight, 0);
+    assert!(bench.world.census().held > 0, "the piece is held at the gate");
+    bench.world.resume(bench.device);
+    bench.world.settle();
+    let done = bench.world.done(ticket).expect("the bio comes back");
+    assert_eq!(done.status, bench.expected(0, len));
+    assert_eq!(pieces(&bench), before, "pieces that were done ran again");
+    bench.check_everything();
+    bench.world.assert_quiet();
+}
+
+/// Resume of a running device and suspend of a suspended one succeed and change nothing.
+pub fn resuming_and_suspending_twice_is_harmless<C: Case>() {
+    let mut bench = Bench::<C>::alone();
+    bench.write(0, C::LEN_SECTORS);
+    bench.world.resume(bench.device);
+    bench.world.resume(bench.device);
+    for noflush in [false, true] {
+        bench.world.suspend(bench.device, noflush);
+        bench.world.suspend(bench.device, noflush);
+        let ticket = bench.start_write(0, 8);
+        bench.world.run();
+        assert!(bench.world.done(ticket).is_none(), "it is suspended");
+        bench.world.resume(bench.device);
+        bench.world.resume(bench.device);
+        bench.world.settle();
+        assert!(bench.world.done(ticket).is_some());
+    }
+    bench.check_everything();
+    bench.world.assert_quiet();
+}
+
+/// Tables are swapped back and forth with I/O from every lane in flight: between the case's line and a
+/// table of other targets that keeps data in the same places.
+pub fn table_swaps_under_io_lose_nothing<C: Case>() {
+    let mut world = world::<C>();
+    let tables = match C::KIND {
+        Kind::Stores => [line::<C>(0), lines_as_probes::<C>()],
+        Kind::Zeroes | Kind::Fails(_) => [line::<C>(0), line::<C>(0)],
+    };
+    let device = world.create("t", &tables[0]);
+    let mut bench = Bench::<C>::over(world, device, 0, C::LEN_SECTORS);
+    let slot = C::LEN_SECTORS / 8;
+    for round in 0..48_u64 {
+        if bench.below(2) == 0 {
+            bench.lowers().iter().for_each(|lower| lower.hold(OpSet::all()));
+        }
+        // Writes under way at the same time do not overlap, so the model knows the outcome.
+        let tickets: Vec<_> = (0..8)
+            .map(|index| {
+                let len_sectors = 1 + bench.below(slot);
+                let sector = index * slot + bench.below(slot - len_sectors + 1);
+                (sector, len_sectors, bench.start_write(sector, len_sectors))
+            })
+            .collect();
+        if bench.below(3) == 0 {
+            bench.world.advance(Nanos::from_millis(3));
+        } else {
+            bench.world.run();
+        }
+        bench.world.load(device, &tables[(round as usize + 1) % 2]);
+        let suspend = bench.world.start_suspend(device, options(round % 3 != 0));
+        bench.lowers().iter().for_each(MemLower::release_newest_first);
+        bench.lowers().iter().for_each(|lower| lower.hold(OpSet::empty()));
+        bench.world.run();
+        bench.lowers().iter().for_each(MemLower::flow);
+        bench.world.run();
+        assert!(bench.world.answer(suspend).is_some_and(|answer| answer.is_ok()));
+        bench.world.resume(device);
+        bench.world.settle();
+        for (sector, len_sectors, ticket) in tickets {
+            let done = bench.world.done(ticket).expect("everything comes back");
+            assert_eq!(done.status, bench.expected(sector, len_sectors), "round {round}");
+        }
+        let (sector, len_sectors): (Sector, Sector) = bench.some_range(32);
+        bench.check(sector, len_sectors);
+    }
+    bench.check_everything();
+    let flush = bench.world.io(device, Io::flush());
+    assert!(flush.status.is_ok());
+    bench.world.assert_quiet();
+}

@@ -1,0 +1,27 @@
+//! Fakes for tests of targets and engine, and the conformance battery every target passes.
+//!
+//! [`TestWorld`] is a whole engine of several lanes in one thread, with [`MemLower`] devices that a test
+//! can look into, hold and fail, and a clock moved by hand. [`probe_type`] is a target that holds and
+//! pushes back on command. [`pattern`] makes sector-stamped data, [`Model`] says what a device must hold.
+//!
+//! The battery ([`conformance!`]) is the proof a target owes: one line enrols it, see
+//! `conformance/mod.rs`. Nothing here sleeps or looks at a real clock; every test waits for the thing
+//! itself.
+//!
+//! This crate is for tests only: helpers panic with a reason instead of returning errors.
+#![forbid(unsafe_code)]
+
+pub mod conformance;
+mod fake_driver;
+mod io;
+mod mem_lower;
+mod pattern;
+mod probe;
+mod world;
+
+pub use fake_driver::{FakeWorld, LaneProbe};
+pub use io::{Io, IoDone, IoTicket};
+pub use mem_lower::{DISCARDED_BYTE, MemLower, Seen};
+pub use pattern::{Model, SECTOR_LEN, Stamp, mix, pattern, stamp};
+pub use probe::probe_type;
+pub use world::{Started, TestWorld};

@@ -1,0 +1,162 @@
+//! `probe`: a target for tests that holds and pushes back on command.
+//!
+//! Table line `DEVICE START`; maps like `linear`, but flushes pass through `map`, so a table with a
+//! `probe` in it takes the slow route for flushes. Commands are messages, so that they reach every lane in
+//! the ordinary way:
+//!
+//! ```text
+//! hold      keep every bio that comes from now on
+//! flow      send on what is kept, keep nothing
+//! return    push bios back when they return, while a noflush suspend allows it
+//! ```
+//!
+//! What is kept leaves at `presuspend`: pushed back under noflush, sent on otherwise. The status is the
+//! number of bios kept. After a table swap every command is forgotten.
+
+use std::collections::VecDeque;
+use udm_core::bio::BioBox;
+use udm_core::table::{Args, BuildCx, DeviceRef};
+use udm_core::target::{DeviceUse, TargetTraits, remap_linear};
+use udm_core::{Ended, Mapped, Target, TargetConfig, TargetCx, TargetType, UserError};
+use udm_types::{LaneId, Op, Sector};
+
+/// The `probe` type, to add to a registry.
+pub fn probe_type() -> &'static dyn TargetType {
+    &ProbeType
+}
+
+struct ProbeType;
+
+struct ProbeConfig {
+    device: DeviceRef,
+    start_sector: Sector,
+    len_sectors: Sector,
+}
+
+struct Probe {
+    device: DeviceRef,
+    start_sector: Sector,
+    holding: bool,
+    returning: bool,
+    kept: VecDeque<BioBox>,
+}
+
+impl TargetType for ProbeType {
+    fn name(&self) -> &'static str {
+        "probe"
+    }
+
+    fn version(&self) -> [u32; 3] {
+        [1, 0, 0]
+    }
+
+    fn build(
+        &self,
+        args: &mut Args<'_>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Box<dyn TargetConfig>, UserError> {
+        args.expect_count(&[2], "DEVICE START_SECTOR")?;
+        let device = cx.device(args, "the device")?;
+        let start_sector = args.sector("the start sector on the device")?;
+        Ok(Box::new(ProbeConfig { device, start_sector, len_sectors: cx.len_sectors }))
+    }
+}
+
+impl TargetConfig for ProbeConfig {
+    fn traits(&self) -> TargetTraits {
+        TargetTraits { wants_end_io: true, ..TargetTraits::default() }
+    }
+
+    fn devices(&self) -> Vec<DeviceUse> {
+        let Self { device, start_sector, len_sectors } = self;
+        let (start_sector, len_sectors) = (*start_sector, *len_sectors);
+        vec![DeviceUse { device: device.clone(), start_sector, len_sectors }]
+    }
+
+    fn table_args(&self) -> String {
+        format!("{} {}", self.device.shown, self.start_sector)
+    }
+
+    fn status_args(&self, counters: &[u64]) -> String {
+        counters.first().copied().unwrap_or(0).to_string()
+    }
+
+    fn instantiate(&self, _lane: LaneId) -> Box<dyn Target> {
+        Box::new(Probe {
+            device: self.device.clone(),
+            start_sector: self.start_sector,
+            holding: false,
+            returning: false,
+            kept: VecDeque::new(),
+        })
+    }
+}
+
+impl Probe {
+    fn aim(&self, mut bio: BioBox, cx: &TargetCx<'_>) -> BioBox {
+        let sector = match bio.op {
+            Op::Flush => 0,
+            Op::Read | Op::Write | Op::Discard | Op::WriteZeroes => {
+                self.start_sector + cx.offset_in_target(bio.sector)
+            }
+        };
+        bio.remap(self.device.dest, sector);
+        bio
+    }
+
+    fn send_kept(&mut self, cx: &mut TargetCx<'_>) {
+        while let Some(bio) = self.kept.pop_front() {
+            let bio = self.aim(bio, cx);
+            cx.dispatch(bio);
+        }
+    }
+}
+
+impl Target for Probe {
+    fn map(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
+        if self.holding {
+            self.kept.push_back(bio);
+            return Mapped::Submitted;
+        }
+        if bio.op == Op::Flush {
+            return Mapped::Remapped(self.aim(bio, cx));
+        }
+        remap_linear(bio, cx, self.device.dest, self.start_sector)
+    }
+
+    fn end_io(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Ended {
+        if self.returning && cx.noflush_suspending { Ended::Requeue(bio) } else { Ended::Done(bio) }
+    }
+
+    fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
+        self.holding = false;
+        if !cx.noflush_suspending {
+            return self.send_kept(cx);
+        }
+        while let Some(bio) = self.kept.pop_front() {
+            cx.requeue(bio);
+        }
+    }
+
+    fn add_counters(&self, sum: &mut Vec<u64>) {
+        sum.resize(1, 0);
+        sum[0] += self.kept.len() as u64;
+    }
+
+    fn message(
+        &mut self,
+        words: &[String],
+        cx: &mut TargetCx<'_>,
+    ) -> Result<Option<String>, UserError> {
+        match words.first().map(String::as_str) {
+            Some("hold") => self.holding = true,
+            Some("flow") => {
+                self.holding = false;
+                self.send_kept(cx);
+            }
+            Some("return") => self.returning = true,
+            _ => return Err(UserError::unknown_message(words)),
+        }
+        Ok(None)
+    }
+}
