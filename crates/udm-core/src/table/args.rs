@@ -96,9 +96,10 @@ impl<'a> Args<'a> {
         if allowed.contains(&count) {
             return Ok(());
         }
-        let few = allowed.iter().all(|&allowed| count < allowed);
-        let code = if few { ErrorCode::TooFewArgs } else { ErrorCode::TooManyArgs };
-        let field = if few { count } else { allowed.iter().copied().max().unwrap_or(0) };
+        // Between two allowed counts something is missing rather than too much.
+        let most = allowed.iter().copied().max().unwrap_or(0);
+        let code = if count < most { ErrorCode::TooFewArgs } else { ErrorCode::TooManyArgs };
+        let field = count.min(most);
         Err(UserError::new(code, format!("{}: {count} arguments", self.line.target))
             .at_line(self.line.line)
             .at_field(FIRST_ARG_FIELD + u32::try_from(field).unwrap_or(0))

@@ -430,13 +430,18 @@ fn assemble(targets: Vec<TableTarget>, limits: QueueLimits, read_only: bool) -> 
     let mut dests: Vec<Dest> = Vec::new();
     // Sorted sets keep a table of 20,000 lines from costing 20,000 squared.
     let mut seen = BTreeSet::new();
-    for part in targets.iter().flat_map(|target| &target.devices) {
-        if !seen.insert(part.device.dest) {
-            continue;
+    let mut flushed = BTreeSet::new();
+    for target in &targets {
+        for part in &target.devices {
+            // A target that takes no flush (error) does not have its device flushed either.
+            if target.traits.flush_bios > 0 && flushed.insert(part.device.dest) {
+                dests.push(part.device.dest);
+            }
+            if seen.insert(part.device.dest) {
+                lowers.extend(part.device.lower.clone());
+                mapped.extend(part.device.mapped());
+            }
         }
-        dests.push(part.device.dest);
-        lowers.extend(part.device.lower.clone());
-        mapped.extend(part.device.mapped());
     }
     let bypass = targets
         .iter()
