@@ -135,7 +135,7 @@ pub trait Case {
 /// Runs the whole battery on a target: `conformance!(linear, LinearCase)` makes a module of tests.
 #[macro_export]
 macro_rules! conformance {
-    ($module:ident, $case:ty) => {
+    ($module:ident, $case:ident) => {
         $crate::conformance!(
             @tests $module, $case;
             the_type_is_registered,
@@ -166,7 +166,7 @@ macro_rules! conformance {
             a_read_only_table_refuses_writes,
         );
     };
-    (@tests $module:ident, $case:ty; $($check:ident,)*) => {
+    (@tests $module:ident, $case:ident; $($check:ident,)*) => {
         mod $module {
             $(
                 #[test]
