@@ -12,7 +12,7 @@
 //! The tricky case is the write that lands after its bio was aborted: it could overwrite newer data.
 //! Until every abandoned operation has ended, the device is fenced: new bios get `Offline`.
 
-use crate::bio::{Bio, BioBox};
+use crate::bio::{Bio, BioBox, LostBios};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -118,5 +118,45 @@ impl LowerCx<'_> {
     /// The driver, to register and close handles.
     pub fn driver(&mut self) -> &mut dyn Driver {
         self.driver
+    }
+}
+
+/// A lane in miniature for tests of lower devices: holds what a [`LowerCx`] reaches, and lets the
+/// test look at it. The engine does not use it.
+///
+/// Operations go to the test's driver with tokens whose low 32 bits are the `user` word.
+#[derive(Debug, Default)]
+pub struct LowerBench {
+    /// Completed bios, in order.
+    pub done: VecDeque<BioBox>,
+    /// Timers asked for: when, for whom, with which token.
+    pub timers: Vec<(Nanos, LowerId, u64)>,
+    /// Operations started. A test that passes completions on takes them off again.
+    pub ops_in_flight: u32,
+    lost: LostBios,
+}
+
+impl LowerBench {
+    /// What a device is called with, on `lane` at `now`.
+    pub fn cx<'a>(
+        &'a mut self,
+        driver: &'a mut dyn Driver,
+        lane: LaneId,
+        now: Nanos,
+    ) -> LowerCx<'a> {
+        LowerCx {
+            driver,
+            done: &mut self.done,
+            timers: &mut self.timers,
+            ops_in_flight: &mut self.ops_in_flight,
+            id: LowerId(0),
+            lane,
+            now,
+        }
+    }
+
+    /// A blank bio.
+    pub fn bio(&self) -> BioBox {
+        Box::new(Bio::new(self.lost.clone()))
     }
 }
