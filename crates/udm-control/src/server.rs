@@ -1,0 +1,237 @@
+//! The control socket: a unix stream socket that only its owner may use, one thread a client.
+//!
+//! The daemon starts a [`Server`] with its [`ControlOps`]; the server owns the socket file and
+//! removes it at the end. Threads and not an event loop: a call may open files or wait for a
+//! suspend, and a few clients a second do not pay for anything cleverer. When idle, every thread
+//! sleeps in the kernel; nothing polls.
+//!
+//! Bounds: [`CLIENTS_MAX`] clients at once; one more is told so and sent away.
+//!
+//! The tricky case is a socket file that is already there. If a daemon answers on it, it is left
+//! alone (`SocketInUse`). If nobody listens, it is what a killed daemon left behind and is replaced.
+//! The lock beside it (`PATH.lock`) decides between two daemons that start at the same moment.
+
+use crate::connection::{Connection, Shared, StopFlag, answer_of, wait_readable};
+use crate::dispatch::CallError;
+use crate::errno;
+use crate::ops::ControlOps;
+use crate::wire::encode;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use udm_core::error::{ErrorCode, ErrorKind, UserError};
+
+/// Clients at once. Each has a thread and at most one message in memory; people and scripts
+/// need a handful, a test suite some dozens.
+pub const CLIENTS_MAX: usize = 256;
+/// How long to leave the listener alone when the system has no descriptor for a client.
+const ACCEPT_PAUSE_NS: i64 = 50_000_000;
+/// Longest socket path in bytes that the system takes, with room for its NUL.
+const SOCKET_PATH_LEN_BYTES_MAX: usize = 107;
+
+/// A running server.
+pub struct Server {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    accepting: Option<JoinHandle<()>>,
+    /// Held for the server's life: the right to this socket path.
+    _lock: OwnedFd,
+}
+
+type Clients = Arc<Mutex<BTreeMap<u64, JoinHandle<()>>>>;
+
+impl Server {
+    /// Listens and starts to serve.
+    ///
+    /// # Errors
+    /// `SocketInUse` if a daemon answers at this path, `ListenFailed` with the system's reason.
+    pub fn start(path: &Path, ops: Arc<dyn ControlOps>) -> Result<Server, UserError> {
+        if path.as_os_str().len() > SOCKET_PATH_LEN_BYTES_MAX {
+            return Err(UserError::new(
+                ErrorCode::ListenFailed,
+                format!("the socket path is longer than {SOCKET_PATH_LEN_BYTES_MAX} bytes"),
+            )
+            .of_kind(ErrorKind::Invalid)
+            .hint("choose a shorter one with --socket or UDM_SOCKET"));
+        }
+        make_directory(path)?;
+        let lock = take_lock(path)?;
+        let failed = |error: io::Error| {
+            errno::system(ErrorCode::ListenFailed, &format!("listen on {}", path.display()), &error)
+        };
+        let listener = bind(path).map_err(failed)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let stop = StopFlag::new().map_err(failed)?;
+        let shared = Arc::new(Shared { ops, stop, tickets: AtomicU64::new(1) });
+        let accepting = thread::Builder::new()
+            .name("udm-control".into())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || accept_all(&listener, &shared)
+            })
+            .map_err(failed)?;
+        Ok(Server { shared, path: path.to_owned(), accepting: Some(accepting), _lock: lock })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes no more calls, answers what is under way, removes the socket.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.raise();
+        if let Some(accepting) = self.accepting.take() {
+            let _ = fs::remove_file(&self.path);
+            // A thread that panicked has lost its own client only.
+            let _ = accepting.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), UserError> {
+    let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if directory.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|error| {
+        let what = format!("create the directory {}", directory.display());
+        errno::system(ErrorCode::ListenFailed, &what, &error)
+    })
+}
+
+fn take_lock(path: &Path) -> Result<OwnedFd, UserError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let failed = |error: rustix::io::Errno| {
+        let what = format!("lock {}", Path::new(&name).display());
+        errno::system(ErrorCode::ListenFailed, &what, &error.into())
+    };
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let lock = open(&name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(path)),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if UnixStream::connect(path).is_ok() {
+                return Err(error);
+            }
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    }
+}
+
+fn in_use(path: &Path) -> UserError {
+    UserError::new(
+        ErrorCode::SocketInUse,
+        format!("a daemon already listens on {}", path.display()),
+    )
+    .hint("choose another socket with --socket or UDM_SOCKET")
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while the map is held leaves it whole: it is only inserted into and removed from.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn accept_all(listener: &UnixListener, shared: &Arc<Shared>) {
+    let clients: Clients = Clients::default();
+    let numbers = AtomicU64::new(0);
+    loop {
+        match wait_readable([listener, shared.stop.descriptor()]) {
+            Ok([_, true]) | Err(_) => break,
+            Ok([_, false]) => {}
+        }
+        match listener.accept() {
+            Ok((stream, _)) => admit(stream, shared, &clients, &numbers),
+            // Gone before it was taken: the next turn sees what is left.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Out of descriptors: the client stays readable, so wait a little or spin.
+            Err(_) => pause(shared),
+        }
+    }
+    let left = std::mem::take(&mut *locked(&clients));
+    for (_, thread) in left {
+        let _ = thread.join();
+    }
+}
+
+/// Waits for the server's end, but not long.
+fn pause(shared: &Shared) {
+    let mut polled = [PollFd::new(shared.stop.descriptor(), PollFlags::IN)];
+    let span = Timespec { tv_sec: 0, tv_nsec: ACCEPT_PAUSE_NS };
+    // Whatever it says, the caller looks again.
+    let _ = poll(&mut polled, Some(&span));
+}
+
+fn admit(stream: UnixStream, shared: &Arc<Shared>, clients: &Clients, numbers: &AtomicU64) {
+    if locked(clients).len() >= CLIENTS_MAX {
+        return refuse(stream);
+    }
+    if stream.set_nonblocking(false).is_err() {
+        return;
+    }
+    let number = numbers.fetch_add(1, Ordering::Relaxed);
+    let connection = Connection::new(stream, Arc::clone(shared));
+    let mine = Arc::clone(clients);
+    // The map is held until the handle is in it, so that a short-lived client cannot leave first.
+    let mut map = locked(clients);
+    let spawned = thread::Builder::new().name("udm-client".into()).spawn(move || {
+        connection.run();
+        locked(&mine).remove(&number);
+    });
+    if let Ok(handle) = spawned {
+        map.insert(number, handle);
+    }
+}
+
+fn refuse(mut stream: UnixStream) {
+    let error = UserError::new(
+        ErrorCode::TooManyClients,
+        format!("{CLIENTS_MAX} clients are connected, which is the limit"),
+    );
+    // It may not even listen; then it finds the connection closed.
+    let _ = stream.write_all(&encode(&answer_of(Err(CallError::User(error)))));
+}
+
+/// The socket a command uses unless it is told otherwise.
+///
+/// `UDM_SOCKET`, else `udm/control.sock` in the user's runtime directory, else in `/run`.
+pub fn default_socket(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if let Some(path) = set("UDM_SOCKET") {
+        return PathBuf::from(path);
+    }
+    let base = set("XDG_RUNTIME_DIR").unwrap_or_else(|| "/run".to_owned());
+    Path::new(&base).join("udm").join("control.sock")
+}
