@@ -19,5 +19,6 @@ mod name;
 mod null;
 mod registry;
 
+pub use file::RawFile;
 pub use name::parse_size_sectors;
 pub use registry::LowerRegistry;

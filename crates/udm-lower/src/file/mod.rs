@@ -15,12 +15,14 @@
 //! shares the description; the original stays here.
 
 mod lane;
+mod raw;
 mod slots;
 mod state;
 mod sync;
 #[cfg(test)]
 mod tests;
 
+pub use raw::RawFile;
 pub(crate) use state::InodeState;
 
 use lane::FileLane;
