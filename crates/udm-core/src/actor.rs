@@ -119,9 +119,16 @@ impl ActorCx<'_> {
     /// Submits a bio to a device; it comes back to `on_bio` with `tag`. It is taken up when this
     /// call of the actor has returned.
     #[inline]
-    pub fn submit(&mut self, device: DeviceId, tag: u64, mut bio: BioBox) {
+    pub fn submit(&mut self, device: DeviceId, tag: u64, bio: BioBox) {
+        self.submit_to(Dest::Device(device), tag, bio);
+    }
+
+    /// Submits a bio to a mapped or a lower device. A lower device must be kept open on this lane
+    /// (by a table, or by `Engine::open_lower`).
+    #[inline]
+    pub fn submit_to(&mut self, dest: Dest, tag: u64, mut bio: BioBox) {
         self.slot.bios_in_flight += 1;
-        bio.dest = Dest::Device(device);
+        bio.dest = dest;
         self.shared.submit_from_actor(self.id, tag, bio);
     }
 

@@ -73,6 +73,15 @@ impl Engine {
         visit(&mut *slot.lane, &mut cx);
     }
 
+    /// Opens a lower device on this lane and keeps it open, without a table: for measuring what is
+    /// below, and for fronts that serve a lower device bare.
+    ///
+    /// # Errors
+    /// What opening it gives.
+    pub fn open_lower(&mut self, device: &LowerRef) -> Result<(), UserError> {
+        self.attach_lower(device)
+    }
+
     /// A table that uses the device arrives on this lane.
     pub(super) fn attach_lower(&mut self, device: &LowerRef) -> Result<(), UserError> {
         let index = device.id.index();
