@@ -20,8 +20,9 @@
 //! in their slots, and the device is fenced (see `state.rs`) until the last of them, on any lane, has
 //! ended. Nothing that has not reached the kernel by then is started: it would race with them.
 
-use super::slots::{Slot, SlotState, Slots, Stage};
-use super::state::{DirectAlign, FileShared};
+use super::bounce::{bring_back, share_payload};
+use super::slots::{SlotState, Slots, Stage};
+use super::state::FileShared;
 use super::sync::{SYNC_USER, SyncGroups};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -185,14 +186,7 @@ impl FileLane {
         let slot = self.slots.get(index);
         let bio = slot.bio.as_ref().expect("invariant: an abandoned slot does not advance");
         match bio.op {
-            Op::Read => {
-                if let Some(bounce) = &slot.bounce {
-                    bio.payload.for_range(0, bio.payload.len_bytes(), |to, start, len, done| {
-                        let at = (to.offset_bytes + start) as usize;
-                        bounce.copy_to(done, &to.buf, at, len as usize);
-                    });
-                }
-            }
+            Op::Read => bring_back(slot),
             Op::Discard | Op::WriteZeroes if bio.flags.intersects(DURABLE) => {
                 slot.stage = Stage::PostSync;
                 slot.state = SlotState::Queued;
@@ -426,52 +420,5 @@ impl Failure {
             rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS => Failure::Unsupported,
             _ => Failure::Other,
         }
-    }
-}
-
-/// Handles on what is left of the bio's memory, or on aligned memory in its place.
-fn share_payload(slot: &mut Slot, direct: Option<DirectAlign>, pool: &mut BufPool) -> Payload {
-    let mut shared = std::mem::take(&mut slot.spare);
-    let Some(bio) = &slot.bio else { return shared };
-    let total_bytes = bio.payload.len_bytes();
-    if slot.bounce.is_none()
-        && let Some(align) = direct
-        && !align.fits(&bio.payload)
-    {
-        // Bios are bounded far below `usize` by the limits' `max_sectors`.
-        let bounce = pool.take(total_bytes as usize);
-        if bio.op == Op::Write {
-            bio.payload.for_range(0, total_bytes, |from, start, len, done| {
-                let at = (from.offset_bytes + start) as usize;
-                from.buf.copy_to(at, &bounce, done, len as usize);
-            });
-        }
-        slot.bounce = Some(bounce);
-    }
-    let rest_bytes = total_bytes - slot.done_bytes;
-    match &slot.bounce {
-        Some(bounce) => shared.push(Segment {
-            buf: bounce.clone(),
-            offset_bytes: slot.done_bytes as u32,
-            len_bytes: rest_bytes as u32,
-        }),
-        None => bio.payload.for_range(slot.done_bytes, rest_bytes, |segment, start, len, _| {
-            shared.push(Segment {
-                buf: segment.buf.clone(),
-                offset_bytes: segment.offset_bytes + start,
-                len_bytes: len,
-            });
-        }),
-    }
-    shared
-}
-
-impl DirectAlign {
-    /// True if the kernel takes this memory as it is.
-    fn fits(self, payload: &Payload) -> bool {
-        payload.segments().all(|segment| {
-            (segment.as_ptr() as usize).is_multiple_of(self.memory_bytes as usize)
-                && segment.len_bytes.is_multiple_of(self.range_bytes)
-        })
     }
 }

@@ -14,6 +14,7 @@
 //! the report that another's flush was owed. A lane registers a duplicate with its driver, which
 //! shares the description; the original stays here.
 
+mod bounce;
 mod lane;
 mod raw;
 mod slots;

@@ -9,7 +9,7 @@
 //! One at a time has a second reason, and it is the tricky case. The kernel reports a write-back
 //! error once for each open file description. With two syncs under way on one description, one
 //! would get the error and the other, covering the same lost write, would be told that all is
-//! well. Each lane has a description of its own (`open.rs`), so between lanes that cannot happen
+//! well. Each lane has a description of its own (`mod.rs`), so between lanes that cannot happen
 //! either.
 
 use super::state::SyncGeneration;
