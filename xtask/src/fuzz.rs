@@ -8,7 +8,7 @@
 //!
 //! What is found: panics (overflow checks and debug assertions are on), hangs (5 s an input) and
 //! memory above a limit. A finding is written below `fuzz/artifacts`, with the command that
-//! replays it. `fuzz/seeds` is committed; what a run learns goes to `fuzz/corpus`, which is not.
+//! replays it. `fuzz/seeds` and `fuzz/dictionaries` are committed; what a run learns goes to `fuzz/corpus`, which is not.
 
 use crate::steps::{Failed, cargo, run as run_step};
 use std::io::IsTerminal;
@@ -129,6 +129,10 @@ fn run_one(root: &Path, built: &Path, name: &str, args: &Args) -> Result<(), Fai
         command.arg("-verbosity=0");
     }
     command.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    let dictionary = fuzz.join("dictionaries").join(name);
+    if dictionary.is_file() {
+        command.arg(format!("-dict={}", dictionary.display()));
+    }
     command.arg(&corpus);
     if seeds.is_dir() {
         command.arg(&seeds);
