@@ -4,8 +4,8 @@
 //! [`Leg`] is the parsed pair, shared by all lanes; [`LegAt`] is the small part of it that a lane
 //! needs to send a bio there. A leg knows nothing of its target's rules.
 //!
-//! The tricky case is the empty flush: it has no range, its sector means nothing, and the target may
-//! begin behind it; so it is sent to sector 0 instead of being translated.
+//! The tricky case is the empty flush: it has no range, its sector means nothing, and the target
+//! may begin behind it; so it is sent to sector 0 instead of being translated.
 
 use alloc::format;
 use alloc::string::String;

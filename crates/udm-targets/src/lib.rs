@@ -1,12 +1,12 @@
 //! The target types of udm. `ls src` is the feature list.
 //!
-//! Each target has its folder with the same file names: `mod.rs` (the type: word, version, features),
-//! `table.rs` (arguments in and out), `map.rs` (the work on a lane), and `status.rs` where `status`
-//! prints something. A target never imports another; what at least three of them need is in
-//! `leg.rs`.
+//! Each target has its folder with the same file names: `mod.rs` (the type: word, version,
+//! features), `table.rs` (arguments in and out), `map.rs` (the work on a lane), and `status.rs`
+//! where `status` prints something. A target never imports another; what at least three of them
+//! need is in `leg.rs`.
 //!
-//! Rules. No clock, no I/O, no threads, no allocation on the mapping path: time and randomness come in
-//! as values, so a simulated run can be repeated bit for bit. Every target has its page in
+//! Rules. No clock, no I/O, no threads, no allocation on the mapping path: time and randomness come
+//! in as values, so a simulated run can be repeated bit for bit. Every target has its page in
 //! docs/targets and its line in `tests/conformance.rs`.
 #![no_std]
 #![forbid(unsafe_code)]

@@ -110,7 +110,7 @@ impl Case for StripedCase {
 
     fn place(offset: Sector) -> (&'static str, Sector) {
         let sector = offset / 16 * 8 + offset % 8;
-        if offset / 8 % 2 == 0 { ("d0", sector) } else { ("d1", 64 + sector) }
+        if (offset / 8).is_multiple_of(2) { ("d0", sector) } else { ("d1", 64 + sector) }
     }
 }
 

@@ -1,16 +1,18 @@
 //! A driver without a world: a clock that moves by hand, and operations that end when told to.
 //!
 //! [`FakeWorld`] is shared by the drivers of all lanes and by the fake lower devices. It holds the
-//! clock and the *latches*: a fake lower device that wants to hold a bio starts a driver operation on a
-//! latch's handle; opening the latch completes that operation in the lane's next turn. So a test can
-//! hold I/O for as long as it likes and let it go in any order, and the engine sees nothing unusual.
+//! clock and the *latches*: a fake lower device that wants to hold a bio starts a driver operation
+//! on a latch's handle; opening the latch completes that operation in the lane's next turn. So a
+//! test can hold I/O for as long as it likes and let it go in any order, and the engine sees
+//! nothing unusual.
 //!
-//! Rules. Nothing here blocks: `wait` returns at once and notes that the lane would have slept and until
-//! when; that is how [`crate::TestWorld`] knows when nothing more can happen without the clock.
-//! Everything runs in one thread; the mutexes only satisfy the `Send` that device traits ask for.
+//! Rules. Nothing here blocks: `wait` returns at once and notes that the lane would have slept and
+//! until when; that is how [`crate::TestWorld`] knows when nothing more can happen without the
+//! clock. Everything runs in one thread; the mutexes only satisfy the `Send` that device traits ask
+//! for.
 //!
-//! The tricky case is the order of completions: latches complete in the order they were opened, not in
-//! the order their operations were started.
+//! The tricky case is the order of completions: latches complete in the order they were opened, not
+//! in the order their operations were started.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

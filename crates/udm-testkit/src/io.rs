@@ -4,8 +4,8 @@
 //! lane of a [`crate::TestWorld`]; it turns requests into bios and remembers results until the test
 //! asks for them. A write's data is checked when it comes back: nobody may have changed it.
 //!
-//! The payload is cut into two segments at an odd place, so that every target and lower device meets
-//! payloads that are not in one piece.
+//! The payload is cut into two segments at an odd place, so that every target and lower device
+//! meets payloads that are not in one piece.
 
 use crate::fake_driver::{FakeWorld, lock};
 use crate::pattern::{SECTOR_LEN, pattern};

@@ -1,15 +1,16 @@
 //! A lower device in memory that a test can look into and disturb.
 //!
-//! It records every bio it gets, can hold bios and let them go in any order, and can fail ranges and
-//! flushes with any status. Data is written, and read data copied out, at the moment a bio completes,
-//! so a held write has not happened yet.
+//! It records every bio it gets, can hold bios and let them go in any order, and can fail ranges
+//! and flushes with any status. Data is written, and read data copied out, at the moment a bio
+//! completes, so a held write has not happened yet.
 //!
-//! [`MemLower`] is the handle a test keeps (cheap to clone); the same handle is the
-//! `LowerDevice` that tables use. Bios are held by the lane that got them, as with a real device: each
-//! waits on a latch of the [`FakeWorld`], and letting it go opens the latch.
+//! [`MemLower`] is the handle a test keeps (cheap to clone); the same handle is the `LowerDevice`
+//! that tables use. Bios are held by the lane that got them, as with a real device: each waits on a
+//! latch of the [`FakeWorld`], and letting it go opens the latch.
 //!
-//! The tricky case is an abort: the bio is answered with `Timeout` while its operation hangs on, and
-//! until that ends the lane refuses new bios with `Offline`, as the contract of lower devices says.
+//! The tricky case is an abort: the bio is answered with `Timeout` while its operation hangs on,
+//! and until that ends the lane refuses new bios with `Offline`, as the contract of lower devices
+//! says.
 
 use crate::fake_driver::{FakeWorld, lock};
 use crate::pattern::SECTOR_LEN;

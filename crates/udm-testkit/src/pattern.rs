@@ -1,8 +1,8 @@
 //! Sector-stamped test data, and a byte model of what a device must hold.
 //!
-//! Each 512-byte sector of a pattern says which sector it was written to, in which generation (which
-//! write), and carries a checksum, so that a sector found in the wrong place, from the wrong write, or
-//! torn in the middle is recognised for what it is.
+//! Each 512-byte sector of a pattern says which sector it was written to, in which generation
+//! (which write), and carries a checksum, so that a sector found in the wrong place, from the wrong
+//! write, or torn in the middle is recognised for what it is.
 //!
 //! ```text
 //! bytes  0..8   sector (little endian)       bytes 16..24  checksum of everything else

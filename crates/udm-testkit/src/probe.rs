@@ -1,8 +1,8 @@
 //! `probe`: a target for tests that holds and pushes back on command.
 //!
 //! Table line `DEVICE START`; maps like `linear`, but flushes pass through `map`, so a table with a
-//! `probe` in it takes the slow route for flushes. Commands are messages, so that they reach every lane in
-//! the ordinary way:
+//! `probe` in it takes the slow route for flushes. Commands are messages, so that they reach every
+//! lane in the ordinary way:
 //!
 //! ```text
 //! hold      keep every bio that comes from now on
@@ -10,8 +10,8 @@
 //! return    push bios back when they return, while a noflush suspend allows it
 //! ```
 //!
-//! What is kept leaves at `presuspend`: pushed back under noflush, sent on otherwise. The status is the
-//! number of bios kept. After a table swap every command is forgotten.
+//! What is kept leaves at `presuspend`: pushed back under noflush, sent on otherwise. The status is
+//! the number of bios kept. After a table swap every command is forgotten.
 
 use std::collections::VecDeque;
 use udm_core::bio::BioBox;

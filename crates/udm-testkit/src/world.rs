@@ -10,15 +10,15 @@
 //! assert_eq!(disk.log()[0].sector, 64);
 //! ```
 //!
-//! Nothing happens by itself: [`TestWorld::run`] turns all lanes round-robin until none has anything to
-//! do; [`TestWorld::advance`] and [`TestWorld::settle`] also move the clock, from timer to timer, so no
-//! deadline is jumped over. What a call starts ends in the call if it needs no clock; everything else
-//! is started (`submit`, `start`) and looked at later (`done`, `answer`).
+//! Nothing happens by itself: [`TestWorld::run`] turns all lanes round-robin until none has
+//! anything to do; [`TestWorld::advance`] and [`TestWorld::settle`] also move the clock, from timer
+//! to timer, so no deadline is jumped over. What a call starts ends in the call if it needs no
+//! clock; everything else is started (`submit`, `start`) and looked at later (`done`, `answer`).
 //!
 //! Device names in tables: `NAME` of a lower device added here, or `dm:NAME` of a mapped device.
 //!
-//! The tricky case is waiting for something that never comes: there is no time-out. A call that needs an
-//! answer panics when all lanes sleep without one, and names what it waited for.
+//! The tricky case is waiting for something that never comes: there is no time-out. A call that
+//! needs an answer panics when all lanes sleep without one, and names what it waited for.
 
 use crate::fake_driver::{FakeWorld, LaneProbe, lock};
 use crate::io::{Io, IoDone, IoTicket, Order, Results, Submitter};

@@ -1,8 +1,8 @@
 //! `delay` at work: a queue for each class, a timer for each queue that is not empty.
 //!
-//! Within a class every bio waits equally long and the clock does not go back, so a class is a plain
-//! FIFO ordered by expiry. When a timer fires, everything that is due leaves in order of expiry over
-//! all classes; equal ones leave as they came.
+//! Within a class every bio waits equally long and the clock does not go back, so a class is a
+//! plain FIFO ordered by expiry. When a timer fires, everything that is due leaves in order of
+//! expiry over all classes; equal ones leave as they came.
 //!
 //! Rules. At most one timer a class is set at any time; there is no cancel, so after a suspend a
 //! timer may fire late and find nothing due, which is harmless. Steady state allocates nothing: the
@@ -11,8 +11,8 @@
 //! | moment | a bio with a delay | what waits |
 //! |---|---|---|
 //! | running | queued until now + delay | leaves when due |
-//! | presuspend | – | all of it leaves at once, in order |
-//! | until resume (or undo) | passes at once | – |
+//! | presuspend | - | all of it leaves at once, in order |
+//! | until resume (or undo) | passes at once | - |
 //!
 //! The queues are bounded by what the submitters have in flight; nothing here makes more bios.
 

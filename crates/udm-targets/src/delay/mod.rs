@@ -1,11 +1,11 @@
 //! `delay`: I/O arrives later than it was sent, by class.
 //!
-//! Reads, writes and flushes each have a device, a start and a delay in milliseconds; arguments are in
-//! `table.rs`, the queues in `map.rs`, the counts of waiting bios in `status.rs`. With three
+//! Reads, writes and flushes each have a device, a start and a delay in milliseconds; arguments are
+//! in `table.rs`, the queues in `map.rs`, the counts of waiting bios in `status.rs`. With three
 //! arguments all classes are the same, with six flushes go with writes.
 //!
-//! The delayed bios are held by the target, so a suspend has to get them out: `presuspend` sends all of
-//! them at once, and nothing is delayed until resume.
+//! The delayed bios are held by the target, so a suspend has to get them out: `presuspend` sends
+//! all of them at once, and nothing is delayed until resume.
 //!
 //! Manual: docs/targets/delay.md.
 

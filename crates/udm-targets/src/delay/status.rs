@@ -1,11 +1,11 @@
 //! The status of `delay`: `READS WRITES FLUSHES`, the bios that wait at this moment.
 //!
 //! Three numbers always, whatever number of triples the table line has. The counters are the
-//! lengths of the three queues, summed over the lanes before they come here; they are empty for a table
-//! that no lane serves.
+//! lengths of the three queues, summed over the lanes before they come here; they are empty for a
+//! table that no lane serves.
 //!
-//! The tricky case: lanes answer one after the other, so under load the sum may never have been true at
-//! any one instant. It is exact when nothing moves.
+//! The tricky case: lanes answer one after the other, so under load the sum may never have been
+//! true at any one instant. It is exact when nothing moves.
 
 use super::map::CLASSES;
 use alloc::format;

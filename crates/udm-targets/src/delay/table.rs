@@ -1,7 +1,7 @@
 //! The table line of `delay`: one, two or three times `DEVICE START DELAY_MS`.
 //!
-//! In this order: reads, writes, flushes. A class that is not given takes the one before it. The table
-//! prints as many triples as were given, so text read back is the text that was loaded.
+//! In this order: reads, writes, flushes. A class that is not given takes the one before it. The
+//! table prints as many triples as were given, so text read back is the text that was loaded.
 //!
 //! A delay has 32 bits (49 days). Linux lets a larger number wrap silently; here it is an error.
 //!

@@ -1,11 +1,11 @@
 //! `error`: a range on which every I/O fails.
 //!
-//! Used to fill holes on purpose, to stand in for a lost device, and to pull a device out from under
-//! its users (`wipe_table`). It is a wildcard: it may replace any target type in a reload, and
-//! after it any type may follow.
+//! Used to fill holes on purpose, to stand in for a lost device, and to pull a device out from
+//! under its users (`wipe_table`). It is a wildcard: it may replace any target type in a reload,
+//! and after it any type may follow.
 //!
-//! Empty flushes succeed, since there is nothing to flush (`flush_bios` is 0); in a table with other
-//! targets they still reach those. It takes no messages; status and table print no arguments.
+//! Empty flushes succeed, since there is nothing to flush (`flush_bios` is 0); in a table with
+//! other targets they still reach those. It takes no messages; status and table print no arguments.
 //!
 //! Manual: docs/targets/error.md.
 

@@ -2,8 +2,8 @@
 //!
 //! With exactly two arguments they name a device as for `linear`: it is opened and its limits are
 //! stacked, so that an `error` segment can keep the block size of the device it stands in for. Any
-//! other number of arguments is ignored, as Linux does: a table line of another type can be turned into
-//! `error` by changing one word.
+//! other number of arguments is ignored, as Linux does: a table line of another type can be turned
+//! into `error` by changing one word.
 //!
 //! The tricky part is that the table prints no arguments even when a device was named; loading the
 //! printed text gives a target that behaves the same but holds no device.

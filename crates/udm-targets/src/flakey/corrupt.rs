@@ -1,12 +1,12 @@
 //! Which byte of a bio `flakey` spoils, and the private copies spoilt writes travel in.
 //!
 //! Used by `map.rs` only. [`Spoiler::pick`] answers which bytes to change, from the table line's
-//! features and this lane's random numbers; it never touches data. [`Copies`] swaps a write's payload
-//! for a private copy on the way down and puts the original back on the way up, so the submitter never
-//! sees its own memory change.
+//! features and this lane's random numbers; it never touches data. [`Copies`] swaps a write's
+//! payload for a private copy on the way down and puts the original back on the way up, so the
+//! submitter never sees its own memory change.
 //!
-//! The random numbers come from a generator seeded by the load's seed and the lane: the same run gives
-//! the same damage.
+//! The random numbers come from a generator seeded by the load's seed and the lane: the same run
+//! gives the same damage.
 //!
 //! The tricky case is the byte position: it counts from the start of the *piece* this target sees
 //! (from 1), not of the submitter's request, and a piece that is too short is left alone.
@@ -19,8 +19,8 @@ use udm_types::{BioFlags, LaneId, Op};
 /// Random probabilities are given in billionths.
 pub(super) const PROBABILITY_BASE: u32 = 1_000_000_000;
 
-/// Corrupted writes under way at the most, on each lane. Each holds a copy of its data; 64 keep a deep
-/// queue of small writes busy and bound the copies of 1 MiB requests to 64 MiB.
+/// Corrupted writes under way at the most, on each lane. Each holds a copy of its data; 64 keep a
+/// deep queue of small writes busy and bound the copies of 1 MiB requests to 64 MiB.
 pub(super) const COPIES_MAX: usize = 64;
 
 /// `corrupt_bio_byte`: one byte at a fixed place.

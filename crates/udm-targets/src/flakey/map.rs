@@ -1,7 +1,7 @@
 //! `flakey` at work: pass while up, misbehave while down.
 //!
-//! Whether a bio meets the device up or down is decided when it arrives; a read that arrived while down
-//! may be corrupted when it comes back, even if the device is up again by then.
+//! Whether a bio meets the device up or down is decided when it arrives; a read that arrived while
+//! down may be corrupted when it comes back, even if the device is up again by then.
 //!
 //! | while down | error_reads | drop_writes | error_writes | corrupt / random |
 //! |---|---|---|---|---|
@@ -9,9 +9,9 @@
 //! | write | passes | completes, nothing written | fails | a changed copy is written |
 //! | discard, flush, write-zeroes | passes | completes | fails | passes |
 //!
-//! The tricky case is more corrupted writes than private copies: those beyond the bound wait here until
-//! a copy comes back. They hold no suspend up: what they wait for is under way below, and under noflush
-//! they are pushed back.
+//! The tricky case is more corrupted writes than private copies: those beyond the bound wait here
+//! until a copy comes back. They hold no suspend up: what they wait for is under way below, and
+//! under noflush they are pushed back.
 
 use super::corrupt::{Copies, Spoiler, apply, lane_rng};
 use super::table::{Faults, WriteFault};

@@ -2,7 +2,8 @@
 //!
 //! Up and down seconds are counted from when the table was built. While down it fails reads or
 //! writes, drops writes, or corrupts one byte of what passes. Arguments and features are in
-//! `table.rs`, the two phases in `map.rs`, the choice of bytes and the private copies in `corrupt.rs`.
+//! `table.rs`, the two phases in `map.rs`, the choice of bytes and the private copies in
+//! `corrupt.rs`.
 //!
 //! The submitter's own data is never changed on a write: a corrupted *copy* goes down and the
 //! original comes back. The status is empty; there are no messages.

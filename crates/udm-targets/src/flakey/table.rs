@@ -10,8 +10,8 @@
 //! random_write_corrupt P                     the same for writes
 //! ```
 //!
-//! Without a feature that has an effect the line means `error_reads error_writes`, and is printed so.
-//! Features that make each other pointless are refused: what drops or fails writes cannot also
+//! Without a feature that has an effect the line means `error_reads error_writes`, and is printed
+//! so. Features that make each other pointless are refused: what drops or fails writes cannot also
 //! corrupt them.
 
 use super::corrupt::{FixedByte, PROBABILITY_BASE, Spoiler};

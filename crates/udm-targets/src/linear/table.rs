@@ -1,8 +1,8 @@
 //! The table line of `linear`: `DEVICE START`, exactly two arguments.
 //!
-//! Called when a table is built and when its text is asked for. Printing gives what was parsed, with
-//! the device as the system numbers it and the start as a plain decimal (`010` comes back as `10`).
-//! Whether the range lies inside the device is checked by the core, for all targets alike.
+//! Called when a table is built and when its text is asked for. Printing gives what was parsed,
+//! with the device as the system numbers it and the start as a plain decimal (`010` comes back as
+//! `10`). Whether the range lies inside the device is checked by the core, for all targets alike.
 //!
 //! This file never does I/O and never looks at a lane.
 

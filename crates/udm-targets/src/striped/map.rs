@@ -1,8 +1,8 @@
 //! `striped` at work: which leg, and where on it.
 //!
-//! With chunk index `c = offset / chunk`: leg `c % count`, sector
-//! `(c / count) * chunk + offset % chunk` on it. A read or write lies in one chunk (the core splits at
-//! `max_io_len_sectors`), so it goes to one leg.
+//! With chunk index `c = offset / chunk`: leg `c % count`, sector `(c / count) * chunk + offset %
+//! chunk` on it. A read or write lies in one chunk (the core splits at `max_io_len_sectors`), so it
+//! goes to one leg.
 //!
 //! A discard or write-zeroes comes once for each leg with the whole range; copy k keeps the part on
 //! leg k. Both ends are moved to where leg k continues: three legs, chunk 4, range 6..17:

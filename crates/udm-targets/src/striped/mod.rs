@@ -1,8 +1,9 @@
 //! `striped`: chunks dealt out in turn over several legs (RAID 0).
 //!
-//! Arguments are in `table.rs`, chunk arithmetic and the fan-out of discards in `map.rs`, the health
-//! letters in `status.rs`. Reads and writes never cross a chunk (`max_io_len_sectors`), so each goes
-//! to one leg; discards and write-zeroes are copied for each leg, which takes its share of the range.
+//! Arguments are in `table.rs`, chunk arithmetic and the fan-out of discards in `map.rs`, the
+//! health letters in `status.rs`. Reads and writes never cross a chunk (`max_io_len_sectors`), so
+//! each goes to one leg; discards and write-zeroes are copied for each leg, which takes its share
+//! of the range.
 //!
 //! Errors are counted per leg and lane and shown as letters in the status; the first ones raise a
 //! table event. The error itself is passed on unchanged: `striped` has no redundancy.

@@ -1,7 +1,7 @@
 //! The status of `striped`: `COUNT {DEVICE} 1 LETTERS`.
 //!
-//! One letter for each leg in table order: `A` while it has had no error since the table went live, `D`
-//! (dead) after the first. The counters are summed over the lanes before they come here; they
+//! One letter for each leg in table order: `A` while it has had no error since the table went live,
+//! `D` (dead) after the first. The counters are summed over the lanes before they come here; they
 //! are empty if no lane serves the table (an inactive one), which reads as "no error".
 //!
 //! The `1` is Linux's: the number of words that follow.

@@ -1,12 +1,12 @@
 //! The table line of `striped`: `COUNT CHUNK {DEVICE START}`, one pair for each of COUNT legs.
 //!
-//! Called when a table is built and when its text is asked for. The length must be a multiple of COUNT,
-//! and each leg's share a multiple of CHUNK, so that the last stripe is a whole one. CHUNK may be
-//! any number of sectors, not only a power of two.
+//! Called when a table is built and when its text is asked for. The length must be a multiple of
+//! COUNT, and each leg's share a multiple of CHUNK, so that the last stripe is a whole one. CHUNK
+//! may be any number of sectors, not only a power of two.
 //!
-//! The tricky case is the number of arguments: it depends on the first of them, so it can be checked
-//! only after COUNT is known. A count that does not fit what follows is an error at the place where
-//! words are missing or too many.
+//! The tricky case is the number of arguments: it depends on the first of them, so it can be
+//! checked only after COUNT is known. A count that does not fit what follows is an error at the
+//! place where words are missing or too many.
 
 use super::map::{Chunks, Striped};
 use super::status;
@@ -112,8 +112,8 @@ impl TargetConfig for StripedConfig {
             limits.io_min_bytes = io_min.max(limits.physical_block_bytes);
             limits.io_opt_bytes = io_opt;
         }
-        // A discard is shared by the legs, so all of them together take more than one; whole stripes
-        // keep the shares equal.
+        // A discard is shared by the legs, so all of them together take more than one; whole
+        // stripes keep the shares equal.
         if limits.max_discard_sectors >= chunk {
             let all =
                 u32::try_from(limits.max_discard_sectors.saturating_mul(self.legs.len() as u64));

@@ -1,7 +1,7 @@
 //! `zero` at work: answers every bio itself.
 //!
-//! The one simple target that touches a payload: a read fills it with zeroes. Nothing is sent on, so a
-//! bio ends here and goes back in the same turn; no suspend ever waits for it.
+//! The one simple target that touches a payload: a read fills it with zeroes. Nothing is sent on,
+//! so a bio ends here and goes back in the same turn; no suspend ever waits for it.
 //!
 //! A FUA or PREFLUSH write is durable at once: there is nothing to keep. Write-zeroes cannot arrive
 //! (the core refuses it with "not supported", since the traits offer none) and fails like every

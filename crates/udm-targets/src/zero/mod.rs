@@ -1,10 +1,11 @@
 //! `zero`: a device of any size that reads as zeroes and forgets what is written.
 //!
 //! Stands on no device. Reads fill the payload; writes and discards complete at once; flushes have
-//! nothing to do and are never sent here (`flush_bios` is 0). It keeps no state, prints an empty status
-//! and an empty table line, takes no arguments and no messages.
+//! nothing to do and are never sent here (`flush_bios` is 0). It keeps no state, prints an empty
+//! status and an empty table line, takes no arguments and no messages.
 //!
-//! Write-zeroes is not offered, as in Linux: a front end writes zeroes instead, with the same result.
+//! Write-zeroes is not offered, as in Linux: a front end writes zeroes instead, with the same
+//! result.
 //!
 //! Manual: docs/targets/zero.md.
 

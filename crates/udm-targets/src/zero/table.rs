@@ -1,7 +1,7 @@
 //! The table line of `zero`: no arguments.
 //!
-//! An argument is an error and not ignored, as in Linux: it is most likely a device somebody meant for
-//! another target, and ignoring it would lose what is written. The table prints no arguments
+//! An argument is an error and not ignored, as in Linux: it is most likely a device somebody meant
+//! for another target, and ignoring it would lose what is written. The table prints no arguments
 //! either.
 //!
 //! The traits say that `zero` discards by itself (there is nothing below that could) and takes

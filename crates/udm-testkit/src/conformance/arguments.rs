@@ -1,10 +1,10 @@
 //! Checks of text: what a line may say, what comes back, what a message gets.
 //!
-//! A bad line is tried as the third line of its text (after a comment and an empty line), so that the
-//! error has to name the right line, and on top of nothing, so that no table is left behind.
+//! A bad line is tried as the third line of its text (after a comment and an empty line), so that
+//! the error has to name the right line, and on top of nothing, so that no table is left behind.
 //!
-//! Round trip: a good line prints what the case says, and what was printed builds a table that prints the
-//! same again.
+//! Round trip: a good line prints what the case says, and what was printed builds a table that
+//! prints the same again.
 
 use super::bench::{Bench, line, world};
 use super::{Bad, Case, Good};

@@ -1,9 +1,9 @@
 //! What the checks share: a world with the case's device in it, and a model of what it must hold.
 //!
-//! [`Bench`] submits through all lanes in turn, expects of each I/O what the case's kind promises, and
-//! keeps the byte model up to date. `alone` puts the case's line into a table by itself; `between` puts
-//! it between two `probe` lines on a device of their own (`side`), so that it neither begins at sector 0
-//! nor is flushed past `map`.
+//! [`Bench`] submits through all lanes in turn, expects of each I/O what the case's kind promises,
+//! and keeps the byte model up to date. `alone` puts the case's line into a table by itself;
+//! `between` puts it between two `probe` lines on a device of their own (`side`), so that it
+//! neither begins at sector 0 nor is flushed past `map`.
 //!
 //! Ranges of the checks come from a fixed generator, so a failure repeats.
 

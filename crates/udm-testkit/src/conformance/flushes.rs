@@ -1,11 +1,11 @@
 //! Checks of durability: flushes fan out, are awaited, and their failures are told.
 //!
-//! Each check runs twice: with the case's line alone, where a target may let flushes pass it by, and
-//! between two `probe` lines, which forces every flush through `map`. The fake devices below count what
-//! reaches them and put a common order on what they see.
+//! Each check runs twice: with the case's line alone, where a target may let flushes pass it by,
+//! and between two `probe` lines, which forces every flush through `map`. The fake devices below
+//! count what reaches them and put a common order on what they see.
 //!
-//! The tricky case is a pre-flush that travels with its write (one device below, nothing in between that
-//! has to see it): then no separate flush is seen, and the write itself carries the flag.
+//! The tricky case is a pre-flush that travels with its write (one device below, nothing in between
+//! that has to see it): then no separate flush is seen, and the write itself carries the flag.
 
 use super::{Bench, Case, Kind};
 use crate::io::Io;

@@ -1,7 +1,7 @@
 //! Checks of limits: what the devices below can do bounds what the mapped device promises.
 //!
-//! Block sizes, read-only devices, sizes. A case's devices are exactly as large as its line needs, so
-//! one sector less on any of them must be refused, with the code for it and the line.
+//! Block sizes, read-only devices, sizes. A case's devices are exactly as large as its line needs,
+//! so one sector less on any of them must be refused, with the code for it and the line.
 
 use super::bench::{line, world, world_with};
 use super::{Case, Kind};

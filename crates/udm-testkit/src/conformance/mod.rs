@@ -4,16 +4,16 @@
 //! udm_testkit::conformance!(linear, LinearCase);
 //! ```
 //!
-//! makes a module `linear` with one test for each check below. The type after the comma is the target's
-//! [`Case`]: which lines are good and which are bad, and what the line `LEN_SECTORS TARGET ARGS`
-//! promises: where each sector lands, which devices a flush must reach, what a discard does.
+//! makes a module `linear` with one test for each check below. The type after the comma is the
+//! target's [`Case`]: which lines are good and which are bad, and what the line `LEN_SECTORS TARGET
+//! ARGS` promises: where each sector lands, which devices a flush must reach, what a discard does.
 //!
-//! The checks are in `arguments.rs` (text), `ranges.rs` (data, split, ends, discards), `flushes.rs`,
-//! `suspends.rs` (drain, push-back, swaps) and `limits.rs`. They know nothing of a target but its case;
-//! [`Bench`] is what they share.
+//! The checks are in `arguments.rs` (text), `ranges.rs` (data, split, ends, discards),
+//! `flushes.rs`, `suspends.rs` (drain, push-back, swaps) and `limits.rs`. They know nothing of a
+//! target but its case; [`Bench`] is what they share.
 //!
-//! A case's starts and lengths are multiples of 8 sectors, so that the same line also fits devices of
-//! 4 KiB blocks, and its devices are exactly as large as the line needs.
+//! A case's starts and lengths are multiples of 8 sectors, so that the same line also fits devices
+//! of 4 KiB blocks, and its devices are exactly as large as the line needs.
 
 mod arguments;
 mod bench;

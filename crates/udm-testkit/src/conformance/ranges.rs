@@ -1,9 +1,9 @@
 //! Checks of data and ranges: where bytes land, how bios are cut, what happens at the end.
 //!
-//! The oracle is the byte model of [`Bench`] together with [`Case::place`]: after any mix of writes every
-//! sector must be on the device and at the sector the case says, and read back through the target as it
-//! was written. Ranges of a discard are collected from what the devices below were asked, sector by
-//! sector, and must be exactly the places of the range, each once.
+//! The oracle is the byte model of [`Bench`] together with [`Case::place`]: after any mix of writes
+//! every sector must be on the device and at the sector the case says, and read back through the
+//! target as it was written. Ranges of a discard are collected from what the devices below were
+//! asked, sector by sector, and must be exactly the places of the range, each once.
 
 use super::bench::{SIDE_SECTORS, world_with};
 use super::{Bench, Case, Kind, Ranged};
@@ -26,8 +26,8 @@ pub fn data_lands_where_the_case_says<C: Case>() {
     bench.world.assert_quiet();
 }
 
-/// A table of three lines: bios over every border, up to the whole device at once; no piece below is
-/// longer than the target allows.
+/// A table of three lines: bios over every border, up to the whole device at once; no piece below
+/// is longer than the target allows.
 pub fn large_bios_are_split_at_every_border<C: Case>() {
     let mut bench = Bench::<C>::between();
     let len = bench.model.len_sectors();
@@ -173,7 +173,8 @@ fn ranged_op_reaches_its_places<C: Case>(op: Op, ranged: Ranged) {
     bench.world.assert_quiet();
 }
 
-/// A discard reaches each place of its range once, is dropped, fails or is refused, as the case says.
+/// A discard reaches each place of its range once, is dropped, fails or is refused, as the case
+/// says.
 pub fn discards_do_what_the_case_says<C: Case>() {
     ranged_op_reaches_its_places::<C>(Op::Discard, C::DISCARD);
 }

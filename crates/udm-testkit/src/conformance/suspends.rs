@@ -1,11 +1,11 @@
 //! Checks of suspend and resume: drain, push-back, swaps under I/O.
 //!
-//! I/O is kept in flight by holding it at the devices below, so "in flight" is a fact and not a matter of
-//! timing. A suspend must then not end before it is let go, new I/O must wait at the gate, and after the
-//! resume everything completes with the right data.
+//! I/O is kept in flight by holding it at the devices below, so "in flight" is a fact and not a
+//! matter of timing. A suspend must then not end before it is let go, new I/O must wait at the
+//! gate, and after the resume everything completes with the right data.
 //!
-//! A target that holds I/O itself (`delay`) must give it back at `presuspend` without the help of the
-//! clock: `a_noflush_suspend_needs_no_clock` runs with a clock that stands still.
+//! A target that holds I/O itself (`delay`) must give it back at `presuspend` without the help of
+//! the clock: `a_noflush_suspend_needs_no_clock` runs with a clock that stands still.
 
 use super::bench::{line, lines_as_probes, lines_between, world};
 use super::{Bench, Case, Kind};
@@ -130,8 +130,8 @@ pub fn resuming_and_suspending_twice_is_harmless<C: Case>() {
     bench.world.assert_quiet();
 }
 
-/// Tables are swapped back and forth with I/O from every lane in flight: between the case's line and a
-/// table of other targets that keeps data in the same places.
+/// Tables are swapped back and forth with I/O from every lane in flight: between the case's line
+/// and a table of other targets that keeps data in the same places.
 pub fn table_swaps_under_io_lose_nothing<C: Case>() {
     let mut world = world::<C>();
     let tables = match C::KIND {
