@@ -15,4 +15,6 @@ mod text;
 pub use args::{Args, parse_size_sectors};
 pub use build::{BuildCx, DeviceRef, DeviceResolver, FlushRoute, Table, TableBuilder, TableTarget};
 pub use registry::Registry;
-pub use text::{LINE_LEN_BYTES_MAX, TABLE_LEN_BYTES_MAX, TARGETS_MAX, TableLine, parse_table};
+pub use text::{
+    LINE_LEN_BYTES_MAX, TABLE_LEN_BYTES_MAX, TARGETS_MAX, TableLine, parse_table, split_words,
+};

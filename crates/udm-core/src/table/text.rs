@@ -137,7 +137,7 @@ fn is_space(character: char) -> bool {
 }
 
 /// Splits at white space; a backslash makes the next character literal.
-pub(crate) fn split_words(text: &str) -> Vec<String> {
+pub fn split_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut characters = text.chars();
