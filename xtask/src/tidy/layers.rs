@@ -4,6 +4,9 @@
 //! no cycle and a reader can learn the crates in this order. Foreign packages are not looked at
 //! here (`licences.rs` does), nor is `xtask`, which uses no crate of the product.
 //!
+//! The simulator stands behind `udm-lower`: it runs the production code of the file device on its
+//! own disks, through its own driver.
+//!
 //! Development dependencies have a rule of their own: a test may use every crate earlier in the
 //! list (it may need a real lower device to test a front with), and the test kit and the
 //! simulator from anywhere, since both exist to test the rest. The test kit and the simulator use
@@ -21,9 +24,20 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("udm-meta", &["udm-types", "udm-lane", "udm-core"]),
     ("udm-targets", &["udm-types", "udm-lane", "udm-core", "udm-meta"]),
     ("udm-testkit", &["udm-types", "udm-lane", "udm-core"]),
-    ("udm-sim", &["udm-types", "udm-lane", "udm-core", "udm-meta", "udm-targets", "udm-testkit"]),
     ("udm-driver", &["udm-types", "udm-lane"]),
     ("udm-lower", &["udm-types", "udm-lane", "udm-core", "udm-driver"]),
+    (
+        "udm-sim",
+        &[
+            "udm-types",
+            "udm-lane",
+            "udm-core",
+            "udm-meta",
+            "udm-targets",
+            "udm-testkit",
+            "udm-lower",
+        ],
+    ),
     ("udm-front", &["udm-types", "udm-lane", "udm-core", "udm-driver"]),
     ("udm-control", &["udm-types", "udm-core"]),
     (
