@@ -223,3 +223,114 @@ fn part_of(granule: u64, offset_bytes: u64, len_bytes: u64) -> (u64, u64) {
     let end = (offset_bytes + len_bytes).min((granule + 1) * GRANULE_BYTES);
     (start, end - start)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{GRANULE_BYTES, MemoryDisk};
+    use udm_core::{BioBox, LowerBench};
+    use udm_lane::{Buf, Payload, Segment};
+    use udm_types::{BioFlags, Op, Status};
+
+    fn bio(op: Op, sector: u64, len_sectors: u64, byte: u8) -> BioBox {
+        let mut bio = LowerBench::default().bio();
+        bio.ask(op, BioFlags::empty(), sector, len_sectors);
+        let mut left = if op.has_data() { len_sectors as u32 * 512 } else { 0 };
+        // Two segments, so that borders of granules fall anywhere in them.
+        while left > 0 {
+            let len_bytes = if bio.payload.is_empty() { left.div_ceil(3) } else { left };
+            let buf = Buf::alloc(len_bytes as usize);
+            buf.fill(0, len_bytes as usize, byte);
+            bio.payload.push(Segment { buf, offset_bytes: 0, len_bytes });
+            left -= len_bytes;
+        }
+        bio
+    }
+
+    fn read(disk: &MemoryDisk, sector: u64, len_sectors: u64) -> Vec<u8> {
+        let bio = bio(Op::Read, sector, len_sectors, 0xee);
+        assert_eq!(disk.serve(&bio), Status::Ok);
+        let mut bytes = vec![0; bio.payload.len_bytes() as usize];
+        bio.payload.copy_out(0, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn random_operations_agree_with_an_array() {
+        // Ends in the middle of a granule.
+        const SECTORS: u64 = 5 * 128 + 77;
+        let disk = MemoryDisk::new(SECTORS).unwrap();
+        let mut model = vec![0_u8; SECTORS as usize];
+        let mut random = fastrand::Rng::with_seed(0x6d65_6d31);
+        for step in 0..4000_u32 {
+            let sector = random.u64(0..SECTORS);
+            let most = if random.bool() { 16 } else { 400 };
+            let len = random.u64(0..=most.min(SECTORS - sector));
+            let range = sector as usize..(sector + len) as usize;
+            let op = Op::ALL[random.usize(..Op::COUNT)];
+            let byte = (step % 251) as u8 + 1;
+            match op {
+                Op::Read => {
+                    let bytes = read(&disk, sector, len);
+                    for (at, sector) in range.enumerate() {
+                        let piece = &bytes[at * 512..][..512];
+                        assert!(piece.iter().all(|&seen| seen == model[sector]), "step {step}");
+                    }
+                    continue;
+                }
+                Op::Write => model[range].fill(byte),
+                Op::Discard | Op::WriteZeroes => model[range].fill(0),
+                Op::Flush => {}
+            }
+            assert_eq!(disk.serve(&bio(op, sector, len, byte)), Status::Ok);
+        }
+    }
+
+    #[test]
+    fn what_was_given_back_is_zero_whatever_raced_with_it() {
+        let disk = MemoryDisk::new(4 * 128).unwrap();
+        for round in 0..200 {
+            std::thread::scope(|scope| {
+                for lane in 0..2_u64 {
+                    let disk = &disk;
+                    scope.spawn(move || {
+                        for step in 0..8 {
+                            let write = bio(Op::Write, (lane * 3 + step) % 4 * 128 + 9, 8, 7);
+                            assert_eq!(disk.serve(&write), Status::Ok);
+                            let zero = bio(Op::WriteZeroes, (lane + step) % 3 * 128, 256, 0);
+                            assert_eq!(disk.serve(&zero), Status::Ok);
+                        }
+                    });
+                }
+            });
+            for granule in 0..4 {
+                let mut bytes = vec![0; GRANULE_BYTES as usize];
+                disk.memory.copy_out(granule * GRANULE_BYTES, &mut bytes);
+                let zero = bytes.iter().all(|&byte| byte == 0);
+                assert!(zero || disk.is_written(granule), "round {round} granule {granule}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_terabyte_is_sparse_and_quickly_discarded() {
+        let sectors = 2 << 30;
+        let disk = MemoryDisk::new(sectors).unwrap();
+        assert_eq!(disk.serve(&bio(Op::Write, sectors - 8, 8, 5)), Status::Ok);
+        assert_eq!(read(&disk, sectors - 9, 9)[512..], [5; 4096]);
+        assert_eq!(disk.serve(&bio(Op::Discard, 0, sectors, 0)), Status::Ok);
+        assert_eq!(read(&disk, sectors - 8, 8), [0; 4096]);
+        assert!(disk.written.iter().all(|word| word.load(super::Ordering::Relaxed) == 0));
+    }
+
+    #[test]
+    fn what_lies_beyond_the_end_or_has_too_little_memory_is_refused() {
+        let disk = MemoryDisk::new(8).unwrap();
+        assert_eq!(disk.serve(&bio(Op::Read, 8, 1, 0)), Status::IoErr);
+        assert_eq!(disk.serve(&bio(Op::Discard, u64::MAX, 2, 0)), Status::IoErr);
+        assert_eq!(disk.serve(&bio(Op::Read, 8, 0, 0)), Status::Ok);
+        let mut short = bio(Op::Write, 0, 2, 0);
+        short.payload = Payload::from_buf(Buf::alloc(512));
+        assert_eq!(disk.serve(&short), Status::Invalid);
+        assert!(MemoryDisk::new(udm_types::MAX_SECTOR).is_err(), "beyond the address space");
+    }
+}
