@@ -8,9 +8,11 @@
 //! operation to the engine, and translates the engine's [`udm_types::Status`] into the protocol's
 //! own error codes. No engine type knows an NBD number, and no other crate does either.
 //!
+//! `unsafe` is allowed in the files named `descriptor` only.
+//!
 //! | folder | protocol |
 //! |---|---|
 //! | [`nbd`] | Network Block Device, fixed newstyle, unix sockets and TCP |
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod nbd;
