@@ -31,12 +31,11 @@ const TOOLS: [(&str, &str); 8] = [
 
 type Step = (&'static str, fn(&Path) -> Result<(), Failed>);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 9] = [
     ("tools", tools),
     ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
     ("clippy", clippy),
-    ("build", build),
     ("doc tests", |root| steps::run(root, &mut cargo(&["test", "--workspace", "--doc"]))),
     ("tests", tests),
     ("simulation", simulation),
@@ -77,14 +76,8 @@ fn clippy(root: &Path) -> Result<(), Failed> {
     steps::run(root, &mut cargo(&arguments))
 }
 
-/// The binary the end-to-end tests and the simulator's runner use.
-fn build(root: &Path) -> Result<(), Failed> {
-    steps::run(root, &mut cargo(&["build", "--workspace", "--all-targets"]))
-}
-
 fn tests(root: &Path) -> Result<(), Failed> {
     if is_installed("cargo-nextest") {
-        // Warnings about slow tests are noise on a loaded machine; failures are not.
         let arguments = ["nextest", "run", "--workspace", "--no-fail-fast"];
         return steps::run(root, &mut cargo(&arguments));
     }
