@@ -1,6 +1,6 @@
 //! The battery every target passes. One line enrols a target:
 //!
-//! ```ignore
+//! ```text
 //! udm_testkit::conformance!(linear, LinearCase);
 //! ```
 //!
