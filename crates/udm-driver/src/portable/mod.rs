@@ -32,6 +32,10 @@ use stream::{PortableFile, StreamOp};
 use udm_lane::{Completion, Driver, DriverOp, Errno, Handle, OpToken, Payload, RawHandle, Wake};
 use udm_types::Nanos;
 
+/// How long a dropped driver waits for file operations. Long enough for any healthy disk; a
+/// daemon that ends must not hang on a dead one.
+const DROP_WAIT_MS: u64 = 2_000;
+
 /// A lane's epoll instance and file threads.
 pub(crate) struct PortableDriver {
     poller: Poller,
@@ -231,13 +235,28 @@ impl Driver for PortableDriver {
 
 impl Drop for PortableDriver {
     fn drop(&mut self) {
-        // Connections that were accepted and that nobody will take any more.
-        for completion in self.ready.drain(..) {
-            if let (true, Ok(raw)) = (completion.more, completion.result) {
-                // SAFETY: `more` is set for accepts only, whose result is a descriptor made for
-                // this driver; the completion goes no further, so nobody else owns it.
-                drop(unsafe { OwnedFd::from_raw_fd(raw as i32) });
+        // As the io_uring driver: what waits for others ends here, storage operations finish.
+        let deadline = clock::now() + Nanos::from_millis(DROP_WAIT_MS);
+        let mut ended = Vec::new();
+        loop {
+            self.collect(&mut ended);
+            ended.drain(..).for_each(close_accepted);
+            let left = deadline.since(clock::now());
+            if left == Nanos::ZERO || (self.waiting.is_empty() && self.pool.is_empty()) {
+                break;
             }
+            let block = self.wake.prepare_to_block();
+            self.poll(Some(if block { left.0 } else { 0 }));
+            self.wake.settle();
         }
+    }
+}
+
+/// Closes a connection that was accepted and that nobody will take any more.
+fn close_accepted(completion: Completion) {
+    if let (true, Ok(raw)) = (completion.more, completion.result) {
+        // SAFETY: `more` is set for accepts only, whose result is a descriptor made for this
+        // driver; the completion goes no further, so nobody else owns it.
+        drop(unsafe { OwnedFd::from_raw_fd(raw as i32) });
     }
 }

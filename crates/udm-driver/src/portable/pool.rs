@@ -9,8 +9,9 @@
 //! driver is gone by then. At most [`JOBS_MAX`] jobs are inside; the rest waits with the driver,
 //! where it can still be cancelled.
 //!
-//! The tricky case is dropping the pool over a dead disk. Jobs not begun are dropped at once; for
-//! those begun it waits [`DROP_WAIT_MS`] and then lets the threads go with what they hold.
+//! The tricky case is dropping the pool over a dead disk. The driver has given healthy disks the
+//! time to finish by then, so the pool does not wait: jobs not begun are dropped, and the threads
+//! are let go with what they hold. Each ends after its call, whenever that returns.
 
 use super::storage;
 use crate::shape::Shape;
@@ -19,7 +20,6 @@ use crate::wake::{COMPLETED, EventWake};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 use udm_lane::{Errno, OpResult, OpToken, Payload};
 
 /// Threads of a lane's pool: the depth a disk sees. Enough to keep a disk busy beside the page
@@ -29,9 +29,6 @@ const THREADS_MAX: usize = 8;
 /// Jobs inside the pool: a short queue a thread, so that none runs dry between two turns of the
 /// lane.
 const JOBS_MAX: usize = 8 * THREADS_MAX;
-
-/// How long a dropped pool waits for calls that are running. See the io_uring driver's.
-const DROP_WAIT_MS: u64 = 2_000;
 
 /// One file operation.
 pub(crate) struct Job {
@@ -60,8 +57,6 @@ struct Shared {
     state: Mutex<State>,
     /// For threads: a job has come, or the end.
     work: Condvar,
-    /// For a pool being dropped: a thread has stopped running.
-    quiet: Condvar,
     wake: Arc<EventWake>,
 }
 
@@ -80,7 +75,7 @@ impl Pool {
         let jobs = VecDeque::with_capacity(JOBS_MAX);
         let done = Vec::with_capacity(JOBS_MAX);
         let state = Mutex::new(State { jobs, done, ..State::default() });
-        let shared = Shared { state, work: Condvar::new(), quiet: Condvar::new(), wake };
+        let shared = Shared { state, work: Condvar::new(), wake };
         let pool = Pool { shared: Arc::new(shared), threads: 1, inside: 0 };
         pool.start_thread()?;
         Ok(pool)
@@ -116,6 +111,11 @@ impl Pool {
         let before = done.len();
         done.append(&mut self.shared.lock().done);
         self.inside -= done.len() - before;
+    }
+
+    /// Nothing is inside, running or finished.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inside == 0
     }
 
     fn start_thread(&self) -> Result<(), Errno> {
@@ -154,11 +154,7 @@ fn run(shared: &Shared) {
         let done = finish(job, &mut vectors);
         state = shared.lock();
         state.running -= 1;
-        if state.ended {
-            // Its memory is let go before anyone is told that the thread is quiet.
-            drop(done);
-            shared.quiet.notify_all();
-        } else {
+        if !state.ended {
             state.done.push(done);
             shared.wake.signal(COMPLETED);
         }
@@ -173,19 +169,10 @@ fn finish(job: Job, vectors: &mut Vectors) -> Done {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let give_up = Instant::now() + Duration::from_millis(DROP_WAIT_MS);
         let mut state = self.shared.lock();
         state.ended = true;
         state.jobs.clear();
         state.done.clear();
         self.shared.work.notify_all();
-        while state.running > 0 {
-            let left = give_up.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.shared.quiet.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 }

@@ -1,13 +1,12 @@
 //! The end of a ring: nothing is freed that the kernel may still write into.
 //!
-//! Dropping the driver cancels what can be cancelled and waits for the rest. Receives, accepts
-//! and sends end at once; a read or write ends when the disk answers. What has not ended after
-//! [`DROP_WAIT_MS`] (a hung disk) is left behind with its memory, on purpose: a leak at the end
-//! of a lane is harmless, a write into memory that somebody else uses is not.
+//! Dropping the driver cancels what waits for others (receives, sends, accepts) and lets storage
+//! operations finish, those included that were submitted but never started: every write the lane
+//! has handed over reaches its file. What has not ended after [`DROP_WAIT_MS`] (a hung disk) is
+//! left behind with its memory, on purpose: a leak at the end of a lane is harmless, a write into
+//! memory that somebody else uses is not.
 //!
-//! Operations that were submitted but never started are started now, so that every write the
-//! lane has handed over reaches the file. A connection accepted meanwhile is closed, since nobody
-//! will ever learn of it.
+//! A connection accepted meanwhile is closed, since nobody will ever learn of it.
 
 use super::UringDriver;
 use crate::clock;
@@ -23,7 +22,7 @@ const DROP_WAIT_MS: u64 = 2_000;
 impl Drop for UringDriver {
     fn drop(&mut self) {
         let deadline = clock::now() + Nanos::from_millis(DROP_WAIT_MS);
-        self.cancel_all(|_| true);
+        self.cancel_all(|slot| slot.kind != OpKind::Storage);
         while self.slots.live_count() > 0 && clock::now() < deadline {
             self.refill();
             let block = self.backlog.is_empty() && self.ring.completion().is_empty();

@@ -91,6 +91,6 @@ on_every_driver! {
         ten_thousand_operations_agree_with_a_byte_model,
         many_receives_outnumber_the_queue,
         more_completions_at_once_than_the_queue_holds,
-        a_dropped_driver_lets_go_of_all_memory,
+        a_dropped_driver_finishes_writes_and_frees_its_memory,
         a_dropped_driver_closes_what_it_owned;
 }

@@ -4,6 +4,7 @@ use crate::rig::{Rig, bytes_of, pattern, payload_of, scattered, scratch_file};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use udm_lane::{Buf, DriverOp, FallocateKind, OpToken, Payload, Segment};
 
 /// Operations in flight together: far more than a submission queue (1024) or completion queue
@@ -110,33 +111,47 @@ pub(crate) fn more_completions_at_once_than_the_queue_holds(mut rig: Rig) {
     }
 }
 
-pub(crate) fn a_dropped_driver_lets_go_of_all_memory(mut rig: Rig) {
+pub(crate) fn a_dropped_driver_finishes_writes_and_frees_its_memory(mut rig: Rig) {
     let mut kept: Vec<Buf> = Vec::new();
-    let mut peers = Vec::new();
-    for _ in 0..20 {
-        let (handle, peer) = rig.socket_pair();
+    let mut sockets = Vec::new();
+    for _ in 0..200 {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        // Stays open, so that a receive still armed after the drop would get what comes then.
+        let witness = ours.try_clone().unwrap();
+        let handle = rig.register(ours);
         let buf = Buf::alloc(4_096);
         kept.push(buf.clone());
         rig.submit(DriverOp::Recv { handle, segment: Segment::whole(buf) });
-        peers.push(peer);
+        sockets.push((peer, witness));
     }
     rig.turn(Some(udm_types::Nanos::ZERO));
-    let handle = rig.register(scratch_file());
+    let file = scratch_file();
+    let check = file.try_clone().unwrap();
+    let handle = rig.register(file);
     for index in 0..2_000_u64 {
         let buf = Buf::alloc(4_096);
-        buf.fill(0, 4_096, 1);
+        buf.fill(0, 4_096, 1 + index as u8 % 100);
         kept.push(buf.clone());
         let offset_bytes = index * 4_096;
-        let mut payload = Payload::from_buf(buf);
-        if index % 3 == 0 {
-            payload.push(Segment { buf: Buf::alloc(512), offset_bytes: 0, len_bytes: 512 });
-        }
+        let half = |start| Segment { buf: buf.clone(), offset_bytes: start, len_bytes: 2_048 };
+        let mut payload = Payload::from(half(0));
+        payload.push(half(2_048));
         rig.submit(DriverOp::Write { handle, offset_bytes, payload, dsync: false });
     }
     drop(rig);
-    for mut peer in peers {
-        // The other end is closed by now; either answer is fine, but nothing may be received.
-        let _ = peer.write_all(&[0xEE; 64]);
+    for index in 0..2_000_u64 {
+        let mut seen = [0; 4_096];
+        check.read_exact_at(&mut seen, index * 4_096).unwrap();
+        assert_eq!(seen, [1 + index as u8 % 100; 4_096], "write {index} was lost by the drop");
+    }
+    for (peer, _) in &mut sockets {
+        peer.write_all(&[0xEE; 64]).unwrap();
+    }
+    for (index, (peer, mut witness)) in sockets.into_iter().enumerate() {
+        drop(peer);
+        let mut seen = Vec::new();
+        witness.read_to_end(&mut seen).unwrap();
+        assert_eq!(seen, [0xEE; 64], "receive {index} has outlived its driver");
     }
     for (index, buf) in kept.iter_mut().enumerate() {
         let bytes = buf.get_mut().expect("the driver still holds the memory");
