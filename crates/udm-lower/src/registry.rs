@@ -14,7 +14,8 @@
 //!
 //! The tricky case is one file opened in two ways (buffered and direct, or read-only and not).
 //! These are two devices, but the fence and the failed flushes belong to the file, so both share one
-//! [`InodeState`]; so does the claim.
+//! [`InodeState`]; so does the
+//! claim.
 
 use crate::file::{FileDevice, InodeState};
 use crate::ids::{Ids, Numbered};
@@ -28,7 +29,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use udm_core::table::DeviceRef;
 use udm_core::{Dest, DeviceResolver, ErrorCode, ErrorKind, LowerDevice, UserError};
-use udm_driver::{OpenOptions, open_file};
+use udm_driver::OpenOptions;
 use udm_lane::Errno;
 use udm_types::Sector;
 
@@ -166,9 +167,6 @@ impl LowerRegistry {
         }
         let known = open.inodes.get(&identity).and_then(Weak::upgrade);
         let inode = known.unwrap_or_default();
-        if number.is_some() && !read_only {
-            claim(path, &inode).map_err(refused)?;
-        }
         let options = OpenOptions { read_only, direct, ..OpenOptions::default() };
         let inode_kept = Arc::clone(&inode);
         let device = FileDevice::open(Path::new(path), shown, options, inode, self.lane_count)
@@ -244,18 +242,6 @@ fn identify(stat: &Stat, path: &str) -> Result<(Identity, Option<(u32, u32)>), U
         FileType::Socket => wrong("a socket"),
         FileType::Symlink | FileType::Unknown => wrong("something else"),
     }
-}
-
-/// Keeps others off a block device that will be written. It stays claimed while it is open.
-fn claim(path: &str, inode: &InodeState) -> Result<(), Errno> {
-    if inode.claim.get().is_some() {
-        return Ok(());
-    }
-    let options = OpenOptions { read_only: true, exclusive: true, ..OpenOptions::default() };
-    let claimed = open_file(Path::new(path), options)?;
-    // Claims are made under the registry's lock, so nobody was faster.
-    let _ = inode.claim.set(claimed.fd);
-    Ok(())
 }
 
 /// Why the system refused to open a path, in the user's terms.

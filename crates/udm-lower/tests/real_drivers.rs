@@ -4,88 +4,19 @@
 //! that nothing else has in flight, so the model always knows what a read must bring. At the end
 //! the file itself is compared.
 
+#![allow(clippy::unwrap_used, reason = "what fails in here fails its test")]
+
+mod lanes;
+
+use lanes::Lane;
 use std::sync::Arc;
-use udm_core::{BioBox, LowerBench, LowerDevice, LowerLane};
-use udm_driver::{DriverChoice, open_driver};
-use udm_lane::{Buf, Completion, Driver, Payload};
+use udm_core::{BioBox, LowerDevice};
+use udm_driver::DriverChoice;
 use udm_lower::LowerRegistry;
-use udm_types::{BioFlags, LaneId, Op, Status};
+use udm_types::{BioFlags, Op, Status};
 
 const SECTORS: u64 = 4096;
 const IN_FLIGHT: usize = 24;
-
-struct Lane {
-    number: LaneId,
-    driver: Box<dyn Driver>,
-    bench: LowerBench,
-    part: Option<Box<dyn LowerLane>>,
-    completions: Vec<Completion>,
-}
-
-impl Lane {
-    fn open(number: u16, choice: DriverChoice, device: &Arc<dyn LowerDevice>) -> Option<Lane> {
-        let driver = match open_driver(choice) {
-            Ok((driver, _)) => driver,
-            Err(error) => {
-                println!("skipped: {error}");
-                return None;
-            }
-        };
-        let (mut driver, mut bench) = (driver, LowerBench::default());
-        let number = LaneId(number);
-        let now = driver.now();
-        let part = device.open_lane(&mut bench.cx(&mut *driver, number, now)).unwrap();
-        Some(Lane { number, driver, bench, part: Some(part), completions: Vec::new() })
-    }
-
-    fn part(&mut self, call: impl FnOnce(&mut dyn LowerLane, &mut udm_core::LowerCx<'_>)) {
-        let now = self.driver.now();
-        let part = self.part.as_mut().unwrap();
-        call(&mut **part, &mut self.bench.cx(&mut *self.driver, self.number, now));
-    }
-
-    fn submit(&mut self, bio: BioBox) {
-        self.part(|part, cx| part.submit(bio, cx));
-    }
-
-    /// Waits until at least one bio is done.
-    fn turn(&mut self) -> Vec<BioBox> {
-        while self.bench.done.is_empty() {
-            let mut completions = std::mem::take(&mut self.completions);
-            self.driver.wait(None, &mut completions);
-            for completion in completions.drain(..) {
-                let user = completion.token.0 as u32;
-                self.bench.ops_in_flight -= 1;
-                self.part(|part, cx| part.on_op(user, completion, cx));
-            }
-            self.completions = completions;
-        }
-        self.bench.done.drain(..).collect()
-    }
-
-    fn one(&mut self, op: Op, flags: BioFlags, sector: u64, len_sectors: u64, byte: u8) -> BioBox {
-        let bio = self.bio(op, flags, sector, len_sectors, byte);
-        self.submit(bio);
-        self.turn().pop().unwrap()
-    }
-
-    fn bio(&self, op: Op, flags: BioFlags, sector: u64, len_sectors: u64, byte: u8) -> BioBox {
-        let mut bio = self.bench.bio();
-        bio.ask(op, flags, sector, len_sectors);
-        if op.has_data() {
-            let buf = Buf::alloc(len_sectors as usize * 512);
-            buf.fill(0, buf.len_bytes(), byte);
-            bio.payload = Payload::from_buf(buf);
-        }
-        bio
-    }
-
-    fn close(&mut self) {
-        assert_eq!(self.bench.ops_in_flight, 0);
-        self.part(|part, cx| part.close(cx));
-        self.part = None;
-    }
-}
 
 /// What a sector must hold; `None` after a discard.
 type Model = Vec<Option<u8>>;

@@ -49,6 +49,8 @@ pub(crate) struct FileDevice {
     is_block_device: bool,
     /// One description a lane; never empty.
     lanes: Vec<OwnedFd>,
+    /// Keeps others off a block device that is written here.
+    _claim: Option<Arc<OwnedFd>>,
 }
 
 impl FileDevice {
@@ -64,6 +66,10 @@ impl FileDevice {
         lane_count: usize,
     ) -> Result<FileDevice, Errno> {
         let first = open_file(path, options)?;
+        let claim = match first.is_block_device && !options.read_only {
+            true => Some(inode.claim(|| claim(path))?),
+            false => None,
+        };
         let limits = limits_of(&first);
         let block_bytes = u64::from(limits.logical_block_bytes);
         let direct = first.direct.then_some(DirectAlign {
@@ -90,7 +96,7 @@ impl FileDevice {
             }
             lanes.push(next);
         }
-        Ok(FileDevice { shown, shared, limits, is_block_device, lanes })
+        Ok(FileDevice { shown, shared, limits, is_block_device, lanes, _claim: claim })
     }
 
     fn len_bytes_now(&self) -> Option<u64> {
@@ -125,6 +131,12 @@ impl LowerDevice for FileDevice {
         let handle = cx.driver().register(RawHandle(fd.into_raw_fd()))?;
         Ok(Box::new(FileLane::new(Arc::clone(&self.shared), handle)))
     }
+}
+
+/// Opens a block device so that nobody else can do the same.
+fn claim(path: &Path) -> Result<OwnedFd, Errno> {
+    let options = OpenOptions { read_only: true, exclusive: true, ..OpenOptions::default() };
+    Ok(open_file(path, options)?.fd)
 }
 
 /// Device and inode numbers.

@@ -20,7 +20,7 @@
 
 use rustix::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use udm_lane::Errno;
 use udm_types::Sector;
 
@@ -36,8 +36,8 @@ pub(crate) struct InodeState {
     unseen: AtomicU64,
     /// How many of those somebody has been told of since.
     seen: AtomicU64,
-    /// Keeps others (a mount, another program) off a block device that is written here.
-    pub(crate) claim: OnceLock<OwnedFd>,
+    /// The claim on a block device, held by the devices that write to it.
+    claim: Mutex<Weak<OwnedFd>>,
 }
 
 /// How many syncs had failed when one began; compared to tell whether one failed meanwhile.
@@ -53,6 +53,24 @@ pub(crate) struct SyncFailure {
 }
 
 impl InodeState {
+    /// Keeps others (a mount, another program) off a block device for as long as the answer, or
+    /// another one, is held.
+    ///
+    /// # Errors
+    /// Those of `claim`, which opens the device for nobody else.
+    pub(crate) fn claim(
+        &self,
+        claim: impl FnOnce() -> Result<OwnedFd, Errno>,
+    ) -> Result<Arc<OwnedFd>, Errno> {
+        let mut held = self.claim.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claimed) = held.upgrade() {
+            return Ok(claimed);
+        }
+        let claimed = Arc::new(claim()?);
+        *held = Arc::downgrade(&claimed);
+        Ok(claimed)
+    }
+
     /// True while an abandoned operation may still change the file.
     #[inline]
     pub(crate) fn is_fenced(&self) -> bool {
