@@ -5,6 +5,7 @@
 //! layer added to the bottom. The measuring itself is done by `udm bench`; this only repeats it
 //! in an order that spreads the machine's noise over all rows.
 
+use super::progress;
 use crate::steps::{Failed, cargo, run as run_step, target_dir};
 use serde_json::Value;
 use std::path::Path;
@@ -37,11 +38,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let mut rows: Vec<Vec<(f64, f64)>> = vec![Vec::new(); LAYERS.len()];
     for round in 1..=args.rounds {
         for (row, layers) in rows.iter_mut().zip(LAYERS) {
-            eprint!("\rround {round} of {}, {layers} layers  ", args.rounds);
+            progress(&format!("round {round} of {}, {layers} layers", args.rounds));
             row.push(measure(&binary, layers, args)?);
         }
     }
-    eprintln!();
+    progress("");
     println!(
         "layers of {} over null, depth {}, medians of {}:",
         args.target, args.depth, args.rounds

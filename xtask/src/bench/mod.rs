@@ -8,6 +8,7 @@ mod engine;
 mod nbd;
 
 use crate::steps::Failed;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 /// What to measure.
@@ -34,5 +35,12 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         Subject::Engine(args) => engine::run(root, args),
         Subject::Nbd(args) => nbd::run(root, args),
         Subject::Floor(args) => nbd::run_floor(args),
+    }
+}
+
+/// A line that replaces the one before; nothing where nobody watches.
+fn progress(line: &str) {
+    if io::stderr().is_terminal() {
+        eprint!("\r\u{1b}[K{line}");
     }
 }

@@ -18,12 +18,13 @@ mod servers;
 mod tests;
 mod wire;
 
+use super::progress;
 use crate::steps::{Failed, cargo, run as run_step, target_dir};
 use load::{Connection, Pattern, Window, measure};
 use report::{Cell, Row, tables};
 use servers::{Place, Server};
 use std::fs;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -167,13 +168,6 @@ fn measure_one(
         *peak = (peak.0.max(rss_mib), peak.1.max(threads));
         cpu::seconds(server.pid())
     })
-}
-
-/// A line that replaces the one before; nothing where nobody watches.
-fn progress(line: &str) {
-    if io::stderr().is_terminal() {
-        eprint!("\r\u{1b}[K{line}");
-    }
 }
 
 fn introduction(args: &Args) -> String {
