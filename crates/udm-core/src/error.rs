@@ -186,6 +186,8 @@ error_codes! {
         "The message names the line and what was expected. examples/quickstart.toml is a complete file.";
     StateDamaged = "UDM-0602", Io, "the saved state cannot be used",
         "The state directory holds one file, written atomically. If it was edited by hand, the message names the place. Moving it away starts empty.";
+    StateNotSaved = "UDM-0603", Io, "the state could not be saved",
+        "The change is in force, but the file in the state directory still holds the state before it: is its file system full or read-only? The next change tries again.";
     Internal = "UDM-0901", Io, "a bug in udm",
         "An internal rule was broken and the operation was stopped before it could do harm. Please report the message.";
 }
