@@ -106,6 +106,22 @@ impl<C: Case> Bench<C> {
         Bench::over(world, device, SIDE_SECTORS, C::LEN_SECTORS + 2 * SIDE_SECTORS)
     }
 
+    /// The line alone, on mapped devices (`probe` each) instead of the lower ones.
+    pub fn stacked() -> Bench<C> {
+        let mut world = world::<C>();
+        for (name, len_sectors) in C::DEVICES {
+            world.create(name, &format!("0 {len_sectors} probe {name} 0"));
+        }
+        let args =
+            C::ARGS.split(' ').map(|word| match C::DEVICES.iter().any(|(name, _)| *name == word) {
+                true => format!("dm:{word}"),
+                false => word.to_owned(),
+            });
+        let args = args.collect::<Vec<_>>().join(" ");
+        let device = world.create("t", &format!("0 {} {} {args}", C::LEN_SECTORS, C::TARGET));
+        Bench::over(world, device, 0, C::LEN_SECTORS)
+    }
+
     /// A device that was made by hand.
     pub fn over(
         world: TestWorld,
@@ -121,6 +137,13 @@ impl<C: Case> Bench<C> {
     /// The devices of the case.
     pub fn lowers(&self) -> Vec<MemLower> {
         C::DEVICES.iter().map(|(name, _)| self.world.lower(name).clone()).collect()
+    }
+
+    /// The devices every flush must reach: the case's, and `side` if it is there.
+    pub fn flushed(&self) -> Vec<MemLower> {
+        let side = (self.begin_sector > 0).then_some("side");
+        let names = C::FLUSHED.iter().copied().chain(side);
+        names.map(|name| self.world.lower(name).clone()).collect()
     }
 
     /// A number below `below`, the same in every run.

@@ -30,7 +30,8 @@ pub use arguments::{
 pub use bench::Bench;
 pub use flushes::{
     a_failed_flush_is_reported, a_flush_reaches_every_device_below,
-    a_preflush_comes_before_the_data, fua_is_kept_on_the_way_down,
+    a_preflush_comes_before_the_data, an_ordered_write_keeps_its_place,
+    fua_is_kept_on_the_way_down,
 };
 pub use limits::{
     a_device_below_that_is_too_small_is_refused, a_read_only_device_below_is_refused,
@@ -44,7 +45,9 @@ pub use ranges::{
 pub use suspends::{
     a_flushing_suspend_drains, a_noflush_suspend_drains, a_noflush_suspend_needs_no_clock,
     a_push_back_beside_the_target_replays_only_its_piece,
-    resuming_and_suspending_twice_is_harmless, table_swaps_under_io_lose_nothing,
+    a_suspend_with_a_deadline_ends_although_the_device_below_hangs,
+    resuming_and_suspending_twice_is_harmless, suspends_of_the_devices_below_are_only_a_pause,
+    table_swaps_under_io_lose_nothing,
 };
 
 use udm_core::{ErrorCode, Registry};
@@ -154,12 +157,15 @@ macro_rules! conformance {
             a_failed_flush_is_reported,
             a_preflush_comes_before_the_data,
             fua_is_kept_on_the_way_down,
+            an_ordered_write_keeps_its_place,
             a_flushing_suspend_drains,
             a_noflush_suspend_drains,
             a_noflush_suspend_needs_no_clock,
             a_push_back_beside_the_target_replays_only_its_piece,
             resuming_and_suspending_twice_is_harmless,
             table_swaps_under_io_lose_nothing,
+            a_suspend_with_a_deadline_ends_although_the_device_below_hangs,
+            suspends_of_the_devices_below_are_only_a_pause,
             the_block_size_below_reaches_the_top,
             a_device_below_that_is_too_small_is_refused,
             a_read_only_device_below_is_refused,

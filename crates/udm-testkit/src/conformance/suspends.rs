@@ -11,8 +11,8 @@ use super::bench::{line, lines_as_probes, lines_between, world};
 use super::{Bench, Case, Kind};
 use crate::io::Io;
 use crate::mem_lower::MemLower;
-use udm_core::lifecycle::SuspendOptions;
-use udm_types::{Nanos, OpSet, Sector};
+use udm_core::lifecycle::{DeviceKey, OnTimeout, Reply, Request, SuspendOptions};
+use udm_types::{Nanos, OpSet, Sector, Status};
 
 fn options(noflush: bool) -> SuspendOptions {
     SuspendOptions { noflush, reason: "conformance".into(), ..SuspendOptions::default() }
@@ -36,8 +36,14 @@ fn drains<C: Case>(noflush: bool) {
         assert!(suspend.draining && suspend.noflush == noflush);
         assert_eq!(suspend.reason, "conformance");
     }
+    for lower in bench.lowers() {
+        while !lower.held().is_empty() {
+            assert!(bench.world.answer(suspend).is_none(), "it ended with I/O in flight");
+            lower.release(0);
+            bench.world.run();
+        }
+    }
     bench.lowers().iter().for_each(MemLower::flow);
-    bench.world.run();
     if held > 0 {
         assert!(bench.world.answer(suspend).is_some_and(|answer| answer.is_ok()));
     }
@@ -178,5 +184,77 @@ pub fn table_swaps_under_io_lose_nothing<C: Case>() {
     bench.check_everything();
     let flush = bench.world.io(device, Io::flush());
     assert!(flush.status.is_ok());
+    bench.world.assert_quiet();
+}
+
+/// A suspend over a device that hangs ends at its deadline: given up, or with the I/O failed.
+pub fn a_suspend_with_a_deadline_ends_although_the_device_below_hangs<C: Case>() {
+    if C::KIND != Kind::Stores {
+        return;
+    }
+    for on_timeout in [OnTimeout::Resume, OnTimeout::Fail] {
+        let mut bench = Bench::<C>::alone();
+        bench.lowers().iter().for_each(|lower| lower.hold(OpSet::all()));
+        let tickets: Vec<_> = (0..4).map(|index| bench.start_write(index * 8, 8)).collect();
+        bench.world.advance(Nanos::from_secs(1));
+        let deadline = Some(Nanos::from_secs(2));
+        let suspend = bench
+            .world
+            .start_suspend(bench.device, SuspendOptions { deadline, on_timeout, ..options(true) });
+        bench.world.advance(Nanos::from_millis(1999));
+        assert!(bench.world.answer(suspend).is_none(), "the deadline has not come");
+        bench.world.advance(Nanos::from_millis(1));
+        let answer = bench.world.answer(suspend).expect("the deadline has come");
+        let fails = on_timeout == OnTimeout::Fail;
+        assert_eq!(answer.is_ok(), fails, "{answer:?}");
+        assert_eq!(bench.world.status(bench.device).suspended, fails);
+        // The device comes back to life; what was failed has not been written.
+        bench.lowers().iter().for_each(MemLower::flow);
+        bench.world.run();
+        if fails {
+            bench.world.resume(bench.device);
+        }
+        bench.world.settle();
+        for ticket in tickets {
+            let done = bench.world.done(ticket).expect("everything comes back");
+            assert_eq!(done.status, if fails { Status::Timeout } else { Status::Ok });
+        }
+        bench.write(0, C::LEN_SECTORS);
+        bench.check_everything();
+        bench.world.assert_quiet();
+    }
+}
+
+/// On mapped devices that are suspended and swapped underneath: the I/O waits there and nothing is
+/// lost.
+pub fn suspends_of_the_devices_below_are_only_a_pause<C: Case>() {
+    let mut bench = Bench::<C>::stacked();
+    for round in 0..12 {
+        let (name, below_len) = match C::DEVICES {
+            [] => return,
+            devices => devices[round % devices.len()],
+        };
+        let key = DeviceKey::Name(name.to_owned());
+        let Ok(Reply::Device(below)) = bench.world.request(Request::Lookup { device: key }) else {
+            panic!("{name} is a mapped device");
+        };
+        let below = below.mapped().expect("it is mapped");
+        if round % 2 == 0 {
+            assert!(bench.world.message(below, 0, &["hold"]).is_ok());
+        }
+        let tickets: Vec<_> = (0..6).map(|index| bench.start_write(index * 32, 24)).collect();
+        bench.world.advance(Nanos::from_millis(3));
+        bench.world.load(below, &format!("0 {below_len} probe {name} 0"));
+        bench.world.suspend(below, round % 3 != 0);
+        bench.world.advance(Nanos::from_millis(50));
+        bench.world.resume(below);
+        bench.world.settle();
+        for (index, ticket) in tickets.into_iter().enumerate() {
+            let done = bench.world.done(ticket).expect("everything comes back");
+            assert_eq!(done.status, bench.expected(index as Sector * 32, 24), "round {round}");
+        }
+        assert_eq!(bench.world.io(bench.device, Io::flush()).status, Status::Ok);
+    }
+    bench.check_everything();
     bench.world.assert_quiet();
 }
