@@ -5,7 +5,7 @@
 //!
 //! | name | shared with |
 //! |---|---|
-//! | `PATH`, `file:PATH`, `direct:PATH` | the same file (by inode, or by device number), the same way of opening |
+//! | `PATH`, `file:PATH`, `direct:PATH` | the same inode (or device number), opened the same way |
 //! | `mem:SIZE:NAME` | the same NAME; the size must agree |
 //! | `mem:SIZE`, `null:SIZE` | nobody: each is new |
 //!
@@ -13,9 +13,8 @@
 //! mounted disk is refused (as Linux's device mapper refuses it) and cannot be mounted meanwhile.
 //!
 //! The tricky case is one file opened in two ways (buffered and direct, or read-only and not).
-//! These are two devices, but the fence and the failed flushes belong to the file, so both share one
-//! [`InodeState`]; so does the
-//! claim.
+//! These are two devices, but the fence, the failed flushes and the claim belong to the file, so
+//! both share one [`InodeState`].
 
 use crate::file::{FileDevice, InodeState};
 use crate::ids::{Ids, Numbered};

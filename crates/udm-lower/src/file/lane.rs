@@ -17,8 +17,8 @@
 //! back after a real error.
 //!
 //! The tricky case is `abort`. The chosen bios are answered at once, but their operations live on
-//! in their slots, and the device is fenced (see `state.rs`) until the last of them, on any lane, has
-//! ended. Nothing that has not reached the kernel by then is started: it would race with them.
+//! in their slots, and the device is fenced (see `state.rs`) until the last of them, on any lane,
+//! has ended. Nothing that has not reached the kernel by then is started: it would race with them.
 
 use super::bounce::{bring_back, share_payload};
 use super::slots::{SlotState, Slots, Stage};

@@ -16,7 +16,7 @@
 //! |---|---|
 //! | a sync fails, others are under way | all of them: the generation they began with is over |
 //! | a sync fails, but its bios were aborted meanwhile | the next flush: the error is *unseen* |
-//! | a durable write (FUA) fails and thereby uses up the report of earlier writes' errors | its bio, and the next flush |
+//! | a durable write fails, using up the report of other writes | its bio, and the next flush |
 
 use rustix::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};

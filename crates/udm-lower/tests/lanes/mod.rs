@@ -20,8 +20,8 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// Opens the device's part of this lane; `None`, with the reason printed, if the driver cannot be
-    /// had.
+    /// Opens the device's part of this lane; `None`, with the reason printed, if there is no such
+    /// driver here.
     pub(crate) fn open(
         number: u16,
         choice: DriverChoice,
