@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | length | `st_size` | `BLKGETSIZE64` |
 //! | logical block | 512; with `direct` what the file system needs | `BLKSSZGET` |
-//! | physical block, optimal sizes | the file system's block | `BLKPBSZGET`, `BLKIOMIN`, `BLKIOOPT` |
+//! | physical block, best sizes | the file system's block | `BLKPBSZGET`, `BLKIOMIN`, `BLKIOOPT` |
 //! | discard | asked by punching behind the end | the queue's `discard_max_bytes` |
 //!
 //! Rules. Only these two kinds are opened (`ENOTBLK` otherwise), without ever hanging on a FIFO.
