@@ -1,0 +1,372 @@
+//! The life of a volume: made, used, changed in every way while the load runs, checked, removed.
+//!
+//! One script runs for each volume and changes one thing at a time; the load does not know. After
+//! every change the model (`layout.rs`) and the oracle know what the tables mean. `changes.rs` holds
+//! the changes themselves.
+//!
+//! The tricky case is when the oracle has to hear of a change: what may be from now on is told
+//! *before* the request goes out, what can no longer be is told after the good answer. Between the two
+//! both are legal, since nobody outside the engine can know the moment of the swap.
+
+use crate::director::{Act, Director, Suspended, key};
+use crate::disk::Owner;
+use crate::dress::{Dress, Inventor};
+use crate::layout::{Spot, Stack};
+use crate::load::{Crew, LoadActor, Task};
+use crate::value::SECTOR_LEN;
+use std::cell::RefCell;
+use std::rc::Rc;
+use udm_core::lifecycle::{Reply, Request, SuspendOptions};
+use udm_types::{DmName, Nanos};
+
+/// A volume and its script.
+pub(crate) struct Volume {
+    /// What it works with.
+    pub(crate) director: Director,
+    /// Its number for the oracle.
+    pub(crate) index: usize,
+    /// Its devices.
+    pub(crate) stack: Stack,
+    /// Where its sectors live now.
+    pub(crate) spots: Vec<Spot>,
+    crew: Rc<RefCell<Crew>>,
+}
+
+/// The script of a volume, from the first act to the last.
+pub(crate) async fn live(director: Director, index: usize) {
+    let mut round = 0;
+    loop {
+        round += 1;
+        let Some(mut volume) = Volume::make(&director, index, round).await else {
+            director.finished();
+            director.until(Act::Sweep).await;
+            director.finished();
+            director.until(Act::Leave).await;
+            director.finished();
+            return;
+        };
+        let churn = volume.play().await;
+        if churn && director.playing() {
+            volume.retire().await;
+            volume.remove().await;
+            continue;
+        }
+        volume.calm().await;
+        director.finished();
+        director.until(Act::Sweep).await;
+        volume.sweep().await;
+        director.finished();
+        director.until(Act::Leave).await;
+        volume.remove().await;
+        director.finished();
+        return;
+    }
+}
+
+impl Volume {
+    /// Makes the devices from the bottom up and starts the load.
+    async fn make(director: &Director, index: usize, round: u32) -> Option<Volume> {
+        let stack = {
+            let mut state = director.stage.get();
+            let state = &mut *state;
+            let mut space = director.space.borrow_mut();
+            let ops = &state.ops;
+            space.reclaim(|serial| ops.any_older_than(serial));
+            let (rng, swarm) = (&mut state.rng, &state.swarm);
+            Inventor { rng, swarm, space: &mut space }.stack(&format!("v{index}r{round}"))?
+        };
+        let (classes, spots) = stack.map();
+        director.stage.get().oracle.open_volume(index, classes);
+        let crew = Rc::default();
+        let mut volume =
+            Volume { director: director.clone(), index, stack, spots: Vec::new(), crew };
+        volume.move_in(spots);
+        for node in (0..volume.stack.nodes.len()).rev() {
+            volume.make_device(node).await?;
+        }
+        director.stage.get().tally.count("volumes");
+        let (actors, lanes) = {
+            let state = director.stage.get();
+            (state.swarm.actors, state.swarm.lanes)
+        };
+        for _ in 0..actors {
+            volume.install(director.pick(lanes), Task::Mixed);
+        }
+        Some(volume)
+    }
+
+    async fn make_device(&mut self, node: usize) -> Option<()> {
+        let director = self.director.clone();
+        let name = self.stack.nodes[node].name.clone();
+        let dm_name = DmName::new(&name).expect("invariant: made of letters and digits");
+        let request = Request::Create { name: dm_name, uuid: None, minor: None };
+        let Reply::Done(Some(status)) =
+            director.expect("create", director.control.ask(request).await)?
+        else {
+            director.violate("create answered something else".into());
+            return None;
+        };
+        self.stack.nodes[node].id = Some(status.id);
+        let dress = director.dress(&self.stack, node, false, true);
+        if !director.load(&name, &dress.text).await {
+            return None;
+        }
+        let window = self.expect_dress(node, &dress);
+        let done = director.resume(&name, SuspendOptions::default()).await;
+        self.dressed(node, &dress, window, done);
+        done.then_some(())
+    }
+
+    fn install(&self, lane: usize, task: Task) {
+        let Some(device) = self.stack.nodes[0].id else { return };
+        let crew = Rc::clone(&self.crew);
+        let stage = self.director.stage.clone();
+        let actor = LoadActor::new(stage, crew, self.index, device, task);
+        self.director.control.install(lane, Box::new(actor));
+    }
+
+    /// Changes things until the act is over; true if the volume shall be made anew.
+    async fn play(&mut self) -> bool {
+        while self.director.playing() {
+            self.director.nap(30).await;
+            if !self.director.playing() {
+                break;
+            }
+            let (swarm, roll) = {
+                let mut state = self.director.stage.get();
+                (state.swarm.clone(), state.rng.u32(0..20))
+            };
+            match roll {
+                0..=5 if swarm.swaps => self.swap().await,
+                6..=8 if swarm.relayouts => self.relayout().await,
+                9..=11 if swarm.resizes => self.resize().await,
+                12 if swarm.dead_tables => self.die_and_return().await,
+                13 | 14 if swarm.suspends => self.pause().await,
+                15 if swarm.suspends && self.stack.nodes.len() > 1 => self.pause_stack().await,
+                16 => self.rename().await,
+                17 => self.look().await,
+                18 => self.message().await,
+                19 if swarm.churn && self.director.once_in(3) => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+
+    /// Leaves every device running, whatever others did to it.
+    async fn calm(&mut self) {
+        while self.director.progress.meddlers.get() > 0 {
+            self.director.control.sleep(Nanos::from_millis(1)).await;
+        }
+        for node in (0..self.stack.nodes.len()).rev() {
+            let name = self.stack.nodes[node].name.clone();
+            self.director.clear(&name).await;
+            if node == 0 {
+                self.director.stage.get().oracle.resuming(self.index, false);
+            }
+            if !self.director.resume(&name, SuspendOptions::default()).await {
+                self.director.violate(format!("{name} cannot be resumed"));
+            }
+        }
+        self.stop_load().await;
+    }
+
+    /// Stops the load and waits until its last bio is back.
+    async fn stop_load(&mut self) {
+        self.crew.borrow_mut().stopped = true;
+        while self.crew.borrow().working > 0 {
+            self.director.control.sleep(Nanos::from_millis(1)).await;
+        }
+        self.crew = Rc::default();
+    }
+
+    /// Reads and flushes everything, then looks at disks and gauges.
+    async fn sweep(&mut self) {
+        let lanes = self.director.stage.get().swarm.lanes;
+        self.install(self.director.pick(lanes), Task::Sweep { next: 0, flushed: false });
+        while self.crew.borrow().working > 0 {
+            self.director.control.sleep(Nanos::from_millis(1)).await;
+        }
+        {
+            let mut state = self.director.stage.get();
+            let state = &mut *state;
+            state.oracle.check_cached(self.index, &state.disks);
+            for (index, disk) in state.disks.iter().enumerate() {
+                let left = disk.unsettled().find(|&sector| {
+                    disk.owner(sector).is_some_and(|owner| owner.volume == self.index)
+                });
+                if let (Some(sector), None) = (left, state.canary) {
+                    let text = format!("disk {index} sector {sector} is not durable after a flush");
+                    state.oracle.violate(text);
+                }
+            }
+        }
+        for node in 0..self.stack.nodes.len() {
+            let name = self.stack.nodes[node].name.clone();
+            self.check_gauges(&name).await;
+            if let Some(status) = self.director.status(&name).await
+                && (status.suspended || status.suspend.is_some())
+            {
+                self.director.violate(format!("{name} is still suspended at the end"));
+            }
+        }
+    }
+
+    async fn check_gauges(&self, name: &str) {
+        let answer = self.director.control.ask(Request::Gauges { device: key(name) }).await;
+        let Ok(Reply::Gauges(gauges)) = answer else {
+            return self.director.violate(format!("no gauges of {name}"));
+        };
+        if gauges.in_flight != 0 || gauges.held != 0 || gauges.contract_breaches != 0 {
+            self.director.violate(format!("{name} is idle, but its gauges say {gauges:?}"));
+        }
+    }
+
+    /// The load ends here; the oracle forgets the volume.
+    async fn retire(&mut self) {
+        self.stop_load().await;
+    }
+
+    /// Removes the devices from the top down.
+    async fn remove(&mut self) {
+        for node in 0..self.stack.nodes.len() {
+            let name = self.stack.nodes[node].name.clone();
+            if node + 1 < self.stack.nodes.len() && self.director.once_in(4) {
+                let below = self.stack.nodes[node + 1].name.clone();
+                let request = Request::Remove { device: key(&below), deferred: false };
+                let answer = self.director.control.ask(request).await;
+                let code = udm_core::ErrorCode::InUse;
+                self.director.expect_refusal("remove of a device in use", code, answer);
+            }
+            let request = Request::Remove { device: key(&name), deferred: false };
+            let answer = self.director.control.ask(request).await;
+            self.director.expect("remove", answer);
+            if let Some(window) = self.stack.nodes[node].window.take() {
+                self.director.stage.get().oracle.close_window(window);
+            }
+        }
+        self.stage_out();
+    }
+
+    fn stage_out(&mut self) {
+        let mut state = self.director.stage.get();
+        state.tally.count("volumes removed");
+        for (disk, sector) in self.spots.drain(..).flatten() {
+            state.disks[disk].set_owner(sector, None);
+        }
+        state.oracle.close_volume(self.index);
+        let serial = state.ops.next_serial();
+        let mut space = self.director.space.borrow_mut();
+        for (leg, len) in self.stack.disk_legs() {
+            space.bury(leg, len, serial);
+        }
+    }
+
+    /// The volume's sectors live there from now on. New places must be empty or filled already.
+    pub(crate) fn place(&mut self, spots: Vec<Spot>) {
+        let mut state = self.director.stage.get();
+        for &(disk, sector) in self.spots.iter().flatten() {
+            state.disks[disk].set_owner(sector, None);
+        }
+        for (at, spot) in spots.iter().enumerate() {
+            if let Some((disk, sector)) = *spot {
+                let owner = Owner { volume: self.index, sector: at as u64 };
+                state.disks[disk].set_owner(sector, Some(owner));
+            }
+        }
+        state.oracle.place_volume(self.index, spots.clone());
+        drop(state);
+        self.spots = spots;
+    }
+
+    /// Like `place`, and what was nobody's is made fresh.
+    pub(crate) fn move_in(&mut self, spots: Vec<Spot>) {
+        {
+            let mut state = self.director.stage.get();
+            for (at, &spot) in spots.iter().enumerate() {
+                let kept = self.spots.get(at).is_some_and(|old| *old == spot);
+                if let (Some((disk, sector)), false) = (spot, kept) {
+                    state.disks[disk].put(sector, &[0; SECTOR_LEN]);
+                }
+            }
+        }
+        self.place(spots);
+    }
+
+    /// A table is about to go live on a node: what it may do is legal from now on.
+    pub(crate) fn expect_dress(
+        &mut self,
+        node: usize,
+        dress: &Dress,
+    ) -> Option<crate::oracle::WindowId> {
+        let mut state = self.director.stage.get();
+        if !dress.orderly || state.swarm.races {
+            self.stack.nodes[node].orderly = false;
+            state.oracle.forget_order(self.index);
+        }
+        dress.may_fail.then(|| state.oracle.open_window(Some(self.index)))
+    }
+
+    /// The table is live (or was not taken).
+    pub(crate) fn dressed(
+        &mut self,
+        node: usize,
+        dress: &Dress,
+        window: Option<crate::oracle::WindowId>,
+        done: bool,
+    ) {
+        let mut state = self.director.stage.get();
+        let node = &mut self.stack.nodes[node];
+        let over = if done { std::mem::replace(&mut node.window, window) } else { window };
+        if let Some(window) = over {
+            state.oracle.close_window(window);
+        }
+        // Without an answer in favour the old table stands, and so might what it held.
+        node.orderly = done && dress.orderly && !state.swarm.races;
+    }
+
+    /// Suspends the device of a node; the oracle hears of it.
+    pub(crate) async fn suspend(&mut self, node: usize, options: SuspendOptions) -> Suspended {
+        let name = self.stack.nodes[node].name.clone();
+        let outcome = self.director.suspend(&name, options).await;
+        let races = self.director.stage.get().swarm.races;
+        if outcome == Suspended::Yes && !races {
+            if node == 0 {
+                self.director.stage.get().oracle.suspended(self.index);
+            }
+            if self.director.once_in(4) {
+                self.check_suspended(&name).await;
+            }
+        }
+        outcome
+    }
+
+    /// Resumes the device of a node; the oracle hears of it.
+    pub(crate) async fn resume(&mut self, node: usize, options: SuspendOptions) -> bool {
+        let name = self.stack.nodes[node].name.clone();
+        if node == 0 {
+            let orderly = self.stack.is_orderly();
+            self.director.stage.get().oracle.resuming(self.index, orderly);
+        }
+        self.director.resume(&name, options).await
+    }
+
+    async fn check_suspended(&self, name: &str) {
+        if let Some(status) = self.director.status(name).await
+            && !status.suspended
+        {
+            self.director.violate(format!("{name} is not suspended after a suspend"));
+        }
+        let answer = self.director.control.ask(Request::Gauges { device: key(name) }).await;
+        if let Ok(Reply::Gauges(gauges)) = answer
+            && gauges.in_flight != 0
+        {
+            self.director.violate(format!("{name} is suspended with {gauges:?}"));
+        }
+        let options = SuspendOptions::default();
+        let request =
+            Request::Suspend { device: key(name), options, ticket: self.director.ticket() };
+        let answer = self.director.control.ask(request).await;
+        self.director.expect("suspend of a suspended device", answer);
+    }
+}
