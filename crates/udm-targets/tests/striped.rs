@@ -127,3 +127,19 @@ fn discards_may_be_as_large_as_all_legs_together() {
         assert!(log.iter().all(|seen| seen.len_sectors <= 100), "{name}");
     }
 }
+
+#[test]
+fn a_copy_for_the_second_leg_is_no_second_copy_one_layer_down() {
+    let mut world = world(1);
+    world.create("below0", "0 64 striped 1 8 d0 0");
+    world.create("below1", "0 64 striped 1 8 d1 0");
+    let device = world.create("t", "0 128 striped 2 8 dm:below0 0 dm:below1 0");
+    assert!(world.io(device, Io::write_zeroes(0, 128)).status.is_ok());
+    assert!(world.io(device, Io::discard(8, 8)).status.is_ok());
+    let discarded = |name: &str| {
+        let log = world.lower(name).log();
+        log.iter().filter(|seen| seen.op == udm_types::Op::Discard).count()
+    };
+    assert_eq!([discarded("d0"), discarded("d1")], [0, 1]);
+    world.assert_quiet();
+}
