@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Only the scenario of this name.
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Option<String>,
+    /// Build this bug into the world: it has to be found.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) canary: Option<String>,
     /// More for the simulator, behind `--`.
     #[arg(last = true)]
     pub(crate) more: Vec<String>,
@@ -36,8 +39,10 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
             command.args([name, &value.to_string()]);
         }
     }
-    if let Some(name) = &args.only {
-        command.args(["--only", name]);
+    for (name, value) in [("--only", &args.only), ("--canary", &args.canary)] {
+        if let Some(value) = value {
+            command.args([name, value]);
+        }
     }
     command.args(&args.more);
     run_step(root, &mut command)
