@@ -20,5 +20,4 @@ mod null;
 mod registry;
 
 pub use file::RawFile;
-pub use name::parse_size_sectors;
 pub use registry::LowerRegistry;

@@ -11,8 +11,9 @@
 //! The tricky case is `mem:64M:disk`: the unit ends at the second colon and the rest is a name, so
 //! that two tables can mean the same memory.
 
+use udm_core::table::parse_size_sectors;
 use udm_core::{ErrorCode, ErrorKind, UserError};
-use udm_types::{MAX_SECTOR, SECTOR_BYTES, SECTOR_SHIFT, Sector};
+use udm_types::Sector;
 
 /// Longest name of a named memory; long enough for a uuid with a prefix.
 const MEMORY_NAME_LEN_BYTES_MAX: usize = 64;
@@ -67,40 +68,6 @@ pub(crate) fn parse_name(text: &str) -> Result<LowerName<'_>, UserError> {
     Ok(LowerName::File { path, direct })
 }
 
-/// Parses a size such as `512K`, `64M`, `1G`, `2T` (powers of 1024) or plain bytes.
-///
-/// # Errors
-/// `SizeSyntax` if it is no size, zero, or no multiple of 512 bytes; `RangeOverflow` if it is
-/// larger than a device can be.
-pub fn parse_size_sectors(text: &str) -> Result<Sector, UserError> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let shift = match unit {
-        "" => 0,
-        "K" | "k" => 10,
-        "M" | "m" => 20,
-        "G" | "g" => 30,
-        "T" | "t" => 40,
-        "P" | "p" => 50,
-        _ => return Err(bad_size(text)),
-    };
-    if number.is_empty() {
-        return Err(bad_size(text));
-    }
-    let too_large = || {
-        let text = format!("the size {} is beyond 2^54 - 1 sectors", shorten(text));
-        UserError::new(ErrorCode::RangeOverflow, text)
-    };
-    let count: u64 = number.parse().map_err(|_| too_large())?;
-    let len_bytes = count.checked_mul(1 << shift).ok_or_else(too_large)?;
-    if len_bytes == 0 || len_bytes % SECTOR_BYTES != 0 {
-        let text = format!("the size {} is not a positive multiple of 512 bytes", shorten(text));
-        return Err(UserError::new(ErrorCode::SizeSyntax, text));
-    }
-    let len_sectors = len_bytes >> SECTOR_SHIFT;
-    if len_sectors > MAX_SECTOR { Err(too_large()) } else { Ok(len_sectors) }
-}
-
 fn parse_memory(rest: &str) -> Result<LowerName<'_>, UserError> {
     let (size, name) = match rest.split_once(':') {
         Some((size, name)) => (size, Some(name)),
@@ -119,11 +86,6 @@ fn parse_memory(rest: &str) -> Result<LowerName<'_>, UserError> {
         }
     }
     Ok(LowerName::Memory { len_sectors, name })
-}
-
-fn bad_size(text: &str) -> UserError {
-    UserError::new(ErrorCode::SizeSyntax, format!("expected a size, found '{}'", shorten(text)))
-        .hint("for example 64M, 1G, or 1048576")
 }
 
 /// Says what a word that is no path looks like.
@@ -149,6 +111,19 @@ fn not_a_path(text: &str, path: &str) -> UserError {
         .hint("write the path from / on, or dm:NAME, mem:SIZE, null:SIZE")
 }
 
+/// A name as table text writes it: a backslash before what would end or change the word, so that a
+/// table that was printed can be loaded again.
+pub(crate) fn escaped(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for character in name.chars() {
+        if matches!(character, ' ' | '\\' | '\t'..='\r') {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text
+}
+
 /// Cuts a word that would fill the screen.
 pub(crate) fn shorten(word: &str) -> String {
     const SHOWN_CHARS: usize = 200;
@@ -161,7 +136,7 @@ pub(crate) fn shorten(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{LowerName, parse_name, parse_size_sectors};
+    use super::{LowerName, escaped, parse_name};
     use udm_core::{ErrorCode, ErrorKind};
 
     #[test]
@@ -177,22 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_bytes_or_powers_of_1024() {
-        for (text, sectors) in
-            [("512", 1), ("1K", 2), ("3m", 6144), ("1G", 2 << 20), ("7P", 7 << 41)]
-        {
-            assert_eq!(parse_size_sectors(text).unwrap(), sectors, "{text}");
+    fn a_name_as_shown_is_the_same_name_in_a_table() {
+        for name in ["/plain", "/a b/c\td", "/back\\slash\\", "/\u{b}\u{c}\r\u{a0}"] {
+            let text = format!("0 8 linear {} 0", escaped(name));
+            let lines = udm_core::table::parse_table(&text).unwrap();
+            assert_eq!(lines[0].args, [name, "0"]);
         }
-        assert_eq!(parse_size_sectors("9223372036854775296").unwrap(), (1 << 54) - 1);
-        for text in ["", "M", "1X", "1MB", "-1", "+512", "0", "0G", "100", "1.5G", " 512", "0x200"]
-        {
-            let error = parse_size_sectors(text).expect_err(text);
-            assert_eq!(error.code(), ErrorCode::SizeSyntax, "{text}");
-        }
-        for text in ["8192P", "9223372036854775808", "18446744073709551616", "99999999P"] {
-            let error = parse_size_sectors(text).expect_err(text);
-            assert_eq!(error.code(), ErrorCode::RangeOverflow, "{text}");
-        }
+        assert_eq!(escaped("/plain"), "/plain");
     }
 
     #[test]

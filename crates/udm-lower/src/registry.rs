@@ -19,7 +19,7 @@
 use crate::file::{FileDevice, InodeState};
 use crate::ids::{Ids, Numbered};
 use crate::memory::{MemoryDevice, MemoryDisk};
-use crate::name::{LowerName, parse_name, shorten};
+use crate::name::{LowerName, escaped, parse_name, shorten};
 use crate::null::NullDevice;
 use rustix::fs::{FileType, Stat, major, minor, stat};
 use rustix::io::Errno as OsErrno;
@@ -160,7 +160,7 @@ impl LowerRegistry {
         if let Some(device) = open.files.get(&key).and_then(Weak::upgrade) {
             let mut found = describe(device, number);
             if number.is_none() {
-                shown.clone_into(&mut found.shown);
+                found.shown = escaped(shown);
             }
             return Ok(found);
         }
@@ -168,8 +168,9 @@ impl LowerRegistry {
         let inode = known.unwrap_or_default();
         let options = OpenOptions { read_only, direct, ..OpenOptions::default() };
         let inode_kept = Arc::clone(&inode);
-        let device = FileDevice::open(Path::new(path), shown, options, inode, self.lane_count)
-            .map_err(refused)?;
+        let device =
+            FileDevice::open(Path::new(path), &escaped(shown), options, inode, self.lane_count)
+                .map_err(refused)?;
         if device.len_sectors() == 0 {
             let text = format!("{} holds less than one block", shorten(path));
             return Err(UserError::new(ErrorCode::DeviceTooSmall, text).hint(format!(

@@ -10,9 +10,9 @@
 //!
 //! The tricky case is who is told of a write-back error. The kernel reports it once for each open
 //! file description. So each lane gets a description of its *own* (opened with the device, for a
-//! lane must not wait for an `open`): every lane's next flush reports the error, and no lane can use up
-//! the report that another's flush was owed. A lane registers a duplicate with its driver, which
-//! shares the description; the original stays here.
+//! lane must not wait for an `open`): every lane's next flush reports the error, and no lane can
+//! use up the report that another's flush was owed. A lane registers a duplicate with its driver,
+//! which shares the description; the original stays here.
 
 mod bounce;
 mod lane;
