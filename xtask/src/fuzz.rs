@@ -8,7 +8,7 @@
 //!
 //! What is found: panics (overflow checks and debug assertions are on), hangs (5 s an input) and
 //! memory above a limit. A finding is written below `fuzz/artifacts`, with the command that
-//! replays it. `fuzz/seeds` and `fuzz/dictionaries` are committed; what a run learns goes to `fuzz/corpus`, which is not.
+//! replays it. Seeds and dictionaries are committed; what a run learns stays in `fuzz/corpus`.
 
 use crate::steps::{Failed, cargo, run as run_step};
 use std::io::IsTerminal;
