@@ -43,6 +43,7 @@ pub use ranges::{
     operations_the_devices_cannot_do_are_refused, write_zeroes_does_what_the_case_says,
 };
 pub use suspends::{
+    a_barrier_that_is_pushed_back_keeps_its_place, a_flush_that_is_pushed_back_is_repeated_whole,
     a_flushing_suspend_drains, a_noflush_suspend_drains, a_noflush_suspend_needs_no_clock,
     a_push_back_beside_the_target_replays_only_its_piece,
     a_suspend_with_a_deadline_ends_although_the_device_below_hangs,
@@ -162,6 +163,8 @@ macro_rules! conformance {
             a_noflush_suspend_drains,
             a_noflush_suspend_needs_no_clock,
             a_push_back_beside_the_target_replays_only_its_piece,
+            a_flush_that_is_pushed_back_is_repeated_whole,
+            a_barrier_that_is_pushed_back_keeps_its_place,
             resuming_and_suspending_twice_is_harmless,
             table_swaps_under_io_lose_nothing,
             a_suspend_with_a_deadline_ends_although_the_device_below_hangs,

@@ -12,7 +12,7 @@ use super::{Bench, Case, Kind};
 use crate::io::Io;
 use crate::mem_lower::MemLower;
 use udm_core::lifecycle::{DeviceKey, OnTimeout, Reply, Request, SuspendOptions};
-use udm_types::{Nanos, OpSet, Sector, Status};
+use udm_types::{BioFlags, Nanos, OpSet, Sector, Status};
 
 fn options(noflush: bool) -> SuspendOptions {
     SuspendOptions { noflush, reason: "conformance".into(), ..SuspendOptions::default() }
@@ -113,6 +113,61 @@ pub fn a_push_back_beside_the_target_replays_only_its_piece<C: Case>() {
     assert_eq!(pieces(&bench), before, "pieces that were done ran again");
     bench.check_everything();
     bench.world.assert_quiet();
+}
+
+/// A flush is held in one line and pushed back: all of it runs again, so that it covers the new table.
+pub fn a_flush_that_is_pushed_back_is_repeated_whole<C: Case>() {
+    let mut bench = Bench::<C>::between();
+    assert!(bench.world.message(bench.device, 0, &["hold"]).is_ok());
+    let ticket = bench.world.submit(1, bench.device, Io::flush());
+    bench.world.advance(Nanos::from_secs(60));
+    assert!(bench.world.done(ticket).is_none(), "the probe holds its copy");
+    bench.world.load(bench.device, &lines_between::<C>());
+    bench.world.suspend(bench.device, true);
+    bench.flushed().iter().for_each(MemLower::clear_log);
+    bench.world.resume(bench.device);
+    bench.world.settle();
+    assert!(bench.world.done(ticket).is_some_and(|done| done.status.is_ok()));
+    for lower in bench.flushed() {
+        assert!(lower.flushes() > 0, "{} is flushed again", lower.name());
+    }
+    bench.world.assert_quiet();
+}
+
+/// A barrier is pushed back in the middle: after the swap it still comes before what followed it.
+pub fn a_barrier_that_is_pushed_back_keeps_its_place<C: Case>() {
+    for noflush in [true, false] {
+        let mut bench = Bench::<C>::between();
+        let end = bench.model.len_sectors();
+        assert!(bench.world.message(bench.device, 0, &["hold"]).is_ok());
+        let io = Io::write_pattern(end - 8, 8, 99).with(BioFlags::ORDERED);
+        bench.model.write(end - 8, &io.bytes);
+        let barrier = bench.world.submit(1, bench.device, io);
+        bench.world.advance(Nanos::from_secs(60));
+        // On the barrier's own lane; two lanes that do not wait for each other have no order.
+        let after: Vec<_> = (0..2)
+            .map(|index| {
+                let io = Io::write_pattern(end - 24 + index * 8, 8, 100);
+                bench.model.write(io.sector, &io.bytes);
+                bench.world.submit(1, bench.device, io)
+            })
+            .collect();
+        bench.world.advance(Nanos::from_secs(60));
+        assert_eq!(bench.world.pending(), 3, "the barrier's flush is held by the probe");
+        bench.world.load(bench.device, &lines_between::<C>());
+        bench.world.suspend(bench.device, noflush);
+        assert_eq!(bench.world.census().in_flight, 0);
+        bench.world.resume(bench.device);
+        bench.world.settle();
+        let barrier = bench.world.done(barrier).expect("the barrier comes back");
+        assert!(barrier.status.is_ok());
+        for ticket in after {
+            let done = bench.world.done(ticket).expect("everything comes back");
+            assert!(done.status.is_ok() && done.event > barrier.event, "it overtook the barrier");
+        }
+        bench.check_everything();
+        bench.world.assert_quiet();
+    }
 }
 
 /// Resume of a running device and suspend of a suspended one succeed and change nothing.
