@@ -45,6 +45,8 @@ pub(crate) struct Disk {
     pub open_handles: u32,
     /// It can punch holes and zero ranges.
     pub fallocate: bool,
+    /// Bytes it does at once at the least: a short result is a multiple of it.
+    pub unit_bytes: u64,
 }
 
 impl Disk {
@@ -61,6 +63,7 @@ impl Disk {
             owners: vec![None; sectors],
             open_handles: 0,
             fallocate,
+            unit_bytes: 8,
         }
     }
 

@@ -281,7 +281,8 @@ impl SimState {
 
     /// How much of an operation a fault lets through.
     fn draw_part(&mut self, op: &DiskOp, in_sector: bool) -> u64 {
-        let unit = if in_sector { 8 } else { SECTOR_LEN as u64 };
+        let whole = if in_sector { 8 } else { SECTOR_LEN as u64 };
+        let unit = whole.max(self.disks[op.disk].unit_bytes);
         let units = op.len_bytes / unit;
         let drawn = self.rng.u64(0..=units.max(1));
         drawn.min(units) * unit

@@ -123,10 +123,27 @@ pub(crate) async fn meddle(director: Director) {
             _ => director.clear(&name).await,
         }
     }
+    resume_all(&director).await;
     director.progress.meddlers.set(director.progress.meddlers.get() - 1);
     director.finished();
     director.until(Act::Sweep).await;
     director.finished();
     director.until(Act::Leave).await;
     director.finished();
+}
+
+/// Takes back every suspend, so that no volume's script waits for a device that nobody would resume.
+async fn resume_all(director: &Director) {
+    let Ok(Reply::List(devices)) = director.control.ask(Request::List).await else { return };
+    let mut waiting = Vec::new();
+    for device in devices {
+        let device = key(device.name.as_str());
+        let (options, ticket) = (SuspendOptions::default(), director.ticket());
+        waiting.push(director.control.send(Request::Resume { device, options, ticket }));
+    }
+    for id in waiting {
+        // Whatever came of it: it has to be answered.
+        let answer = director.control.answer_to(id).await;
+        drop(answer);
+    }
 }

@@ -11,7 +11,7 @@
 use crate::director::{Act, Director, Suspended, key};
 use crate::disk::Owner;
 use crate::dress::{Dress, Inventor};
-use crate::layout::{Spot, Stack};
+use crate::layout::{Below, Part, Spot, Stack};
 use crate::load::{Crew, LoadActor, Task};
 use crate::value::SECTOR_LEN;
 use std::cell::RefCell;
@@ -231,9 +231,16 @@ impl Volume {
     async fn remove(&mut self) {
         for node in 0..self.stack.nodes.len() {
             let name = self.stack.nodes[node].name.clone();
-            if node + 1 < self.stack.nodes.len() && self.director.once_in(4) {
-                let below = self.stack.nodes[node + 1].name.clone();
-                let request = Request::Remove { device: key(&below), deferred: false };
+            let legs = self.stack.nodes[node].parts.iter().flat_map(Part::legs);
+            let below = legs.filter_map(|leg| match leg.below {
+                Below::Node(below) => Some(below),
+                Below::Disk(_) => None,
+            });
+            if let Some(below) = below.last()
+                && self.director.once_in(4)
+            {
+                let device = key(&self.stack.nodes[below].name);
+                let request = Request::Remove { device, deferred: false };
                 let answer = self.director.control.ask(request).await;
                 let code = udm_core::ErrorCode::InUse;
                 self.director.expect_refusal("remove of a device in use", code, answer);

@@ -147,6 +147,10 @@ fn make_lowers(state: &mut SimState) -> Vec<LowerRef> {
             ..QueueLimits::default()
         };
         let direct = state.rng.u32(0..3) == 0;
+        if direct {
+            // Past the page cache a disk does whole blocks or nothing.
+            state.disks[index].unit_bytes = u64::from(block_bytes);
+        }
         let len_sectors = state.disks[index].len_sectors();
         let raw = RawHandle(index as i32);
         let file = RawFile::new(&format!("disk{index}"), len_sectors, limits, direct, raw);
@@ -378,10 +382,16 @@ impl World {
             state.rng.u32(0..4) != 0
         };
         self.engines[lane].turn(may_block);
-        // What the turn left to do, it does in the next one; a lane that has work does not sleep.
-        if self.engines[lane].has_work() {
-            self.stage.get().lanes[lane].sleep = Sleep::Awake;
-        }
+        let engine = &self.engines[lane];
+        let mut state = self.stage.get();
+        let slept = state.lanes[lane].sleep != Sleep::Awake;
+        // The driver could not really block, so the lane is awake again; its wish to sleep is renewed
+        // here, by the same protocol.
+        state.lanes[lane].sleep = match engine.next_deadline() {
+            _ if !slept || !engine.fall_asleep() => Sleep::Awake,
+            Some(deadline) => Sleep::Until(deadline),
+            None => Sleep::ForEver,
+        };
     }
 
     /// Moves time to the next thing that can happen.
