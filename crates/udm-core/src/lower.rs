@@ -9,8 +9,8 @@
 //! when it completes; a PREFLUSH write flushes first. `abort` answers bios at once although their
 //! operations hang; the memory stays with the operation until it ends.
 //!
-//! The tricky case is the write that lands after its bio was aborted: it could overwrite newer data.
-//! Until every abandoned operation has ended, the device is fenced: new bios get `Offline`.
+//! The tricky case is the write that lands after its bio was aborted: it could overwrite newer
+//! data. Until every abandoned operation has ended, the device is fenced: new bios get `Offline`.
 
 use crate::bio::{Bio, BioBox, LostBios};
 use alloc::boxed::Box;
