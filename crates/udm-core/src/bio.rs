@@ -14,12 +14,35 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use bitflags::bitflags;
 use crossbeam_queue::SegQueue;
 use udm_lane::Payload;
-use udm_types::{ActorId, BioFlags, DeviceId, LowerId, Nanos, Op, Sector, Status};
+use udm_types::{
+    ActorId, BioFlags, DeviceId, LowerId, Nanos, Op, OpSet, SECTOR_SHIFT, Sector, Status,
+};
 
 /// Deepest stack of mapped devices a bio can pass. Checked when a table is loaded.
 pub const MAX_STACK_DEPTH: usize = 12;
+
+bitflags! {
+    /// Which way a bio goes: reads and writes that need nothing special go the short way.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct BioClass: u8 {
+        const READ = 1;
+        const WRITE = 2;
+        const OTHER = 4;
+    }
+}
+
+impl BioClass {
+    /// The classes that may go the short way where these operations are allowed.
+    pub(crate) fn of_ops(ops: OpSet) -> BioClass {
+        let mut classes = BioClass::empty();
+        classes.set(BioClass::READ, ops.contains(OpSet::READ));
+        classes.set(BioClass::WRITE, ops.contains(OpSet::WRITE));
+        classes
+    }
+}
 
 /// An owned bio.
 pub type BioBox = Box<Bio>;
@@ -52,14 +75,30 @@ pub(crate) enum Origin {
 pub struct Frame {
     /// The mapped device passed.
     pub device: DeviceId,
-    /// Which target of its table, by index.
-    pub target: u32,
+    /// Which target of its table, by index; the top bit says that it wants `end_io`.
+    target: u32,
     /// The sector before the target remapped it (relative to the mapped device).
     pub sector: Sector,
     /// Position in the device's order of submission on this lane.
     pub(crate) seq: u64,
-    /// For the target to use as it likes.
+    /// For the target to use as it likes; zero at first if the target wants `end_io`.
     pub words: [u64; 2],
+}
+
+/// Marks a frame whose target wants `end_io`, so that the way back need not look into the table.
+const WANTS_END_IO: u32 = 1 << 31;
+
+impl Frame {
+    /// Which target of the device's table, by index.
+    #[inline]
+    pub fn target(&self) -> u32 {
+        self.target & !WANTS_END_IO
+    }
+
+    #[inline]
+    pub(crate) fn wants_end_io(&self) -> bool {
+        self.target & WANTS_END_IO != 0
+    }
 }
 
 const EMPTY_FRAME: Frame =
@@ -81,6 +120,7 @@ pub struct Bio {
     /// The result, meaningful on the way back.
     pub status: Status,
     depth: u8,
+    class: BioClass,
     live: bool,
     /// Which of the copies a target asked for (flush and discard fan-out).
     pub target_bio_nr: u32,
@@ -119,6 +159,7 @@ impl Bio {
             flags: BioFlags::empty(),
             status: Status::Ok,
             depth: 0,
+            class: BioClass::OTHER,
             live: false,
             target_bio_nr: 0,
             origin: Origin::Parent(u32::MAX),
@@ -176,11 +217,37 @@ impl Bio {
     }
 
     #[inline]
-    pub(crate) fn push_frame(&mut self, device: DeviceId, target: u32, seq: u64) {
-        let sector = self.sector;
-        let slot = &mut self.frames[usize::from(self.depth)];
-        *slot = Frame { device, target, sector, seq, words: [0; 2] };
+    pub(crate) fn push_frame(
+        &mut self,
+        device: DeviceId,
+        target: u32,
+        wants_end_io: bool,
+        seq: u64,
+    ) {
+        let frame = &mut self.frames[usize::from(self.depth)];
+        frame.device = device;
+        frame.target = target;
+        frame.sector = self.sector;
+        frame.seq = seq;
+        if wants_end_io {
+            frame.target |= WANTS_END_IO;
+            frame.words = [0; 2];
+        }
         self.depth += 1;
+    }
+
+    /// Leaves the newest layer without restoring anything; see [`Bio::restore`].
+    #[inline]
+    pub(crate) fn leave_frame(&mut self) {
+        self.depth -= 1;
+    }
+
+    /// Makes sector and destination those of a layer again.
+    #[inline]
+    pub(crate) fn restore(&mut self, depth: usize) {
+        let frame = &self.frames[depth];
+        self.sector = frame.sector;
+        self.dest = Dest::Device(frame.device);
     }
 
     /// Leaves the newest layer and restores its sector and device.
@@ -197,6 +264,24 @@ impl Bio {
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
         usize::from(self.depth) < MAX_STACK_DEPTH
+    }
+
+    /// Which way the bio goes.
+    #[inline]
+    pub(crate) fn class(&self) -> BioClass {
+        self.class
+    }
+
+    /// Decides which way the bio goes; called when what it asks is final.
+    #[inline]
+    pub(crate) fn classify(&mut self) {
+        let whole = self.payload.len_bytes() == self.len_sectors << SECTOR_SHIFT;
+        let special = self.flags.intersects(BioFlags::PREFLUSH.union(BioFlags::ORDERED));
+        self.class = match self.op {
+            Op::Read if whole && !special => BioClass::READ,
+            Op::Write if whole && !special => BioClass::WRITE,
+            Op::Read | Op::Write | Op::Flush | Op::Discard | Op::WriteZeroes => BioClass::OTHER,
+        };
     }
 
     #[inline]

@@ -23,9 +23,12 @@ use crate::table::{Args, BuildCx, DeviceRef};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use udm_types::{LaneId, Nanos, OpSet, QueueLimits, Sector, Status};
+use udm_types::{DeviceId, LaneId, Nanos, OpSet, QueueLimits, Sector, Status};
 
 /// What `map` did with a bio.
+///
+/// Every variant holds at most the box, so that an answer travels in two registers: through memory it
+/// cost several nanoseconds at every layer.
 #[derive(Debug)]
 pub enum Mapped {
     /// Its destination and sector are set; send it on.
@@ -34,8 +37,8 @@ pub enum Mapped {
     Submitted,
     /// Push it back: the core holds it and maps it again after resume. Only under noflush.
     Requeue(BioBox),
-    /// Fail it with this status.
-    Kill(BioBox, Status),
+    /// Fail it with the status that stands in it (an I/O error if that is `Ok`).
+    Kill(BioBox),
 }
 
 /// What `end_io` made of a completed bio.
@@ -201,24 +204,47 @@ pub trait Target {
 }
 
 /// What a target may reach while it is called.
+///
+/// Three words: it is made anew for every call, at every layer of every bio.
 pub struct TargetCx<'a> {
     pub(crate) parts: &'a mut TargetParts,
-    /// The lane's clock of this turn.
-    pub now: Nanos,
-    /// The lane.
-    pub lane: LaneId,
-    /// Where the target begins on its mapped device.
-    pub begin_sector: Sector,
-    /// How long the target is.
-    pub len_sectors: Sector,
+    pub(crate) place: &'a TargetPlace,
     /// A noflush suspend is under way: pushing back is allowed.
     pub noflush_suspending: bool,
-    pub(crate) device: udm_types::DeviceId,
+}
+
+/// Where a target stands; the same for as long as its table is on the lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TargetPlace {
+    pub(crate) begin_sector: Sector,
+    pub(crate) end_sector: Sector,
+    pub(crate) device: DeviceId,
     pub(crate) target: u32,
     pub(crate) table_generation: u64,
 }
 
 impl TargetCx<'_> {
+    /// The lane's clock of this turn.
+    pub fn now(&self) -> Nanos {
+        self.parts.now
+    }
+
+    /// The lane.
+    pub fn lane(&self) -> LaneId {
+        self.parts.lane
+    }
+
+    /// Where the target begins on its mapped device.
+    #[inline]
+    pub fn begin_sector(&self) -> Sector {
+        self.place.begin_sector
+    }
+
+    /// How long the target is.
+    pub fn len_sectors(&self) -> Sector {
+        self.place.end_sector - self.place.begin_sector
+    }
+
     /// Finishes a bio the target owns.
     pub fn complete(&mut self, mut bio: BioBox, status: Status) {
         bio.status = status;
@@ -237,17 +263,18 @@ impl TargetCx<'_> {
 
     /// Asks for [`Target::on_timer`] at `deadline`. There is no cancel: ignore what is stale.
     pub fn set_timer(&mut self, deadline: Nanos, token: u64) {
-        self.parts.timers.push((deadline, self.device, self.table_generation, self.target, token));
+        self.parts.timers.push((deadline, *self.place, token));
     }
 
     /// Raises a table event: `dmsetup wait` returns, the event number grows.
     pub fn raise_event(&mut self) {
-        self.parts.events.push(self.device);
+        self.parts.events.push(self.place.device);
     }
 
-    /// Where to send a bio for this device, and the sector there.
+    /// The offset in the target of a sector of the mapped device.
+    #[inline]
     pub fn offset_in_target(&self, sector: Sector) -> Sector {
-        sector - self.begin_sector
+        sector - self.place.begin_sector
     }
 }
 
@@ -266,7 +293,7 @@ pub fn remap_linear(
     dest: Dest,
     start_sector: Sector,
 ) -> Mapped {
-    let sector = start_sector.wrapping_add(bio.sector.wrapping_sub(cx.begin_sector));
+    let sector = start_sector.wrapping_add(bio.sector.wrapping_sub(cx.begin_sector()));
     bio.remap(dest, sector);
     Mapped::Remapped(bio)
 }

@@ -73,6 +73,11 @@ impl<M> MailboxReceiver<M> {
         self.shared.queue.pop()
     }
 
+    /// True if a message waits.
+    pub fn has_message(&self) -> bool {
+        !self.shared.queue.is_empty()
+    }
+
     /// Announces that the owner is about to block. True if it may: no message is waiting.
     pub fn prepare_to_sleep(&self) -> bool {
         self.shared.sleeping.store(true, Ordering::SeqCst);

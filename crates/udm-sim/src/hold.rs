@@ -120,7 +120,7 @@ struct Hold {
 
 impl Hold {
     fn aim(&self, bio: &mut BioBox, cx: &TargetCx<'_>) {
-        let offset = bio.sector.wrapping_sub(cx.begin_sector);
+        let offset = bio.sector.wrapping_sub(cx.begin_sector());
         bio.remap(self.leg.device.dest, self.leg.start_sector.wrapping_add(offset));
     }
 
@@ -146,7 +146,7 @@ impl Target for Hold {
         }
         self.kept.push_back(bio);
         if !self.stubborn {
-            cx.set_timer(cx.now + Nanos::from_millis(self.hold_ms), 0);
+            cx.set_timer(cx.now() + Nanos::from_millis(self.hold_ms), 0);
         }
         Mapped::Submitted
     }
@@ -256,7 +256,7 @@ impl TargetConfig for Skew {
 
 impl Target for Skew {
     fn map(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
-        let bad = bio.sector.wrapping_sub(cx.begin_sector) == self.bad && self.bad > 0;
+        let bad = bio.sector.wrapping_sub(cx.begin_sector()) == self.bad && self.bad > 0;
         let start = self.leg.start_sector - u64::from(bad);
         remap_linear(bio, cx, self.leg.device.dest, start)
     }

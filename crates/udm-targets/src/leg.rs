@@ -60,7 +60,7 @@ impl LegAt {
         let sector = match bio.op {
             Op::Flush => 0,
             Op::Read | Op::Write | Op::Discard | Op::WriteZeroes => {
-                self.start_sector + (bio.sector - cx.begin_sector)
+                self.start_sector + (bio.sector - cx.begin_sector())
             }
         };
         bio.remap(self.dest, sector);

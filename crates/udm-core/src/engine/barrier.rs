@@ -72,7 +72,7 @@ impl Engine {
     pub(super) fn ask_barrier(&mut self, id: DeviceId) {
         let lane = self.shared.lane;
         let Some(device) = self.devices.get_mut(id) else { return };
-        device.gate.open = false;
+        device.gate.set_open(false);
         if device.gate.suspend.is_some() || device.gate.barrier.asked {
             return;
         }
@@ -119,7 +119,7 @@ impl Engine {
     fn barrier_close(&mut self, id: DeviceId, ticket: u64) {
         match self.devices.get_mut(id) {
             Some(device) => {
-                device.gate.open = false;
+                device.gate.set_open(false);
                 device.gate.barrier.closed_by = Some(ticket);
                 device.gate.barrier.answer_due = true;
                 self.check_drained(id);
@@ -176,6 +176,7 @@ impl Engine {
                 parent.set_kind(ParentKind::BarrierData);
                 let mut child = self.copy_for(index, 0);
                 child.flags.remove(BioFlags::ORDERED | BioFlags::PREFLUSH);
+                child.classify();
                 self.route(id, child, seq);
             }
             ParentKind::BarrierPreflush | ParentKind::BarrierData => {
@@ -240,7 +241,7 @@ impl Engine {
                 return;
             }
             let Some(held) = device.gate.held.pop_front() else {
-                device.gate.open = true;
+                device.gate.set_open(true);
                 return;
             };
             if held.bio.flags.contains(BioFlags::ORDERED) {
@@ -248,7 +249,7 @@ impl Engine {
                 return self.ask_barrier(id);
             }
             // The bio passes as if it were arriving now, but keeps its place in the order.
-            device.gate.open = true;
+            device.gate.set_open(true);
             let next_seq = device.gate.rewind_seq(held.seq);
             self.enter(held.bio);
             if let Some(device) = self.devices.get_mut(id) {

@@ -5,7 +5,7 @@
 //! the answer of `Suspend` comes when the gate has drained, which may be much later.
 
 use super::device::{SuspendMark, TableLane};
-use super::doorway::{self, Caller};
+use super::doorway;
 use super::{BarrierMessage, Engine, LaneMessage};
 use crate::actor::DeviceNotice;
 use crate::error::UserError;
@@ -170,7 +170,7 @@ impl Engine {
         }
         let lane = self.shared.lane;
         if let Some(device) = self.devices.get_mut(id) {
-            device.staged.push(TableLane::new(generation, table, lane));
+            device.staged.push(TableLane::new(id, generation, table, lane));
         }
         Ok(AnswerBody::Done)
     }
@@ -191,7 +191,7 @@ impl Engine {
     fn drop_table(&mut self, table: TableLane) {
         let TableLane { table, targets, .. } = table;
         drop(targets);
-        for lower in &table.lowers {
+        for lower in table.iter().flat_map(|table| &table.lowers) {
             self.detach_lower(lower.id);
         }
     }
@@ -202,7 +202,7 @@ impl Engine {
             for held in device.gate.held.drain(..) {
                 self.give_up(held.bio, udm_types::Status::Offline);
             }
-            for table in device.staged.drain(..).chain(device.table.take()) {
+            for table in device.staged.drain(..).chain([device.table]) {
                 self.drop_table(table);
             }
             self.notify_actors(DeviceNotice::Removed(id));
@@ -213,7 +213,7 @@ impl Engine {
     fn suspend(&mut self, id: DeviceId, noflush: bool, round: Option<u64>) {
         if let Some(device) = self.devices.get_mut(id) {
             device.gate.noflush = noflush;
-            device.gate.open = false;
+            device.gate.set_open(false);
             device.gate.suspend = Some(SuspendMark { answer_round: round });
         }
         self.each_target(id, |target, cx| target.presuspend(cx));
@@ -236,18 +236,16 @@ impl Engine {
         if let Some(generation) = generation
             && let Some(table) = self.take_staged(id, generation)
             && let Some(device) = self.devices.get_mut(id)
-            && let Some(old) = device.bind(table)
         {
+            let old = device.bind(table);
             self.drop_table(old);
         }
         let Some(device) = self.devices.get_mut(id) else { return Ok(AnswerBody::Done) };
-        let count = device.table.as_ref().map_or(0, |live| live.targets.len());
+        let count = device.table.targets.len();
         for index in 0..count {
-            let caller =
-                Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
             if let Some(device) = self.devices.get_mut(id)
                 && let Some(Err(error)) =
-                    doorway::call(device, caller, index, |target, cx| target.preresume(cx))
+                    doorway::call(device, &mut self.parts, index, |target, cx| target.preresume(cx))
             {
                 return Err(error);
             }
@@ -275,15 +273,14 @@ impl Engine {
         words: &[String],
     ) -> Result<AnswerBody, UserError> {
         let Some(device) = self.devices.get_mut(id) else { return Ok(AnswerBody::Text(None)) };
-        let caller =
-            Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
-        doorway::message(device, caller, target as usize, words).map(AnswerBody::Text)
+        doorway::message(device, &mut self.parts, target as usize, words).map(AnswerBody::Text)
     }
 
     fn counters(&self, id: DeviceId) -> Vec<Vec<u64>> {
-        let live = self.devices.get(id).and_then(|device| device.table.as_ref());
-        let Some(live) = live else { return Vec::new() };
-        live.targets
+        let Some(device) = self.devices.get(id) else { return Vec::new() };
+        device
+            .table
+            .targets
             .iter()
             .map(|target| {
                 let mut sum = Vec::new();
@@ -299,12 +296,10 @@ impl Engine {
         mut visit: impl FnMut(&mut dyn crate::target::Target, &mut crate::target::TargetCx<'_>),
     ) {
         let Some(device) = self.devices.get_mut(id) else { return };
-        let count = device.table.as_ref().map_or(0, |live| live.targets.len());
+        let count = device.table.targets.len();
         for index in 0..count {
-            let caller =
-                Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
             if let Some(device) = self.devices.get_mut(id) {
-                doorway::call(device, caller, index, &mut visit);
+                doorway::call(device, &mut self.parts, index, &mut visit);
             }
         }
     }

@@ -15,21 +15,21 @@
 //! The tricky case is a barrier (`Op` with `ORDERED`) among held bios: entering them stops in front of
 //! it, and the gate stays closed until the barrier has been through.
 
-use crate::bio::BioBox;
-use crate::engine::doorway::NO_TARGET;
+use crate::bio::{BioBox, BioClass};
 use crate::lifecycle::Gauges;
-use crate::table::Table;
-use crate::target::Target;
+use crate::table::{Table, TableTarget};
+use crate::target::{Target, TargetPlace};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use udm_types::{BioFlags, DeviceId, LaneId, Nanos, Op, OpSet, QueueLimits, SECTOR_BYTES, Sector};
+use udm_types::{DeviceId, LaneId, Nanos, Op, OpSet, QueueLimits, Sector};
 
 /// The devices of a lane, by number.
 #[derive(Default)]
 pub(crate) struct Devices {
-    slots: Vec<Option<Box<DeviceLane>>>,
+    /// Not boxed: one pointer less to follow at every layer.
+    slots: Vec<Option<DeviceLane>>,
 }
 
 /// A device as actors see it.
@@ -47,7 +47,8 @@ pub struct DeviceView {
 pub(crate) struct DeviceLane {
     pub(crate) id: DeviceId,
     pub(crate) gate: Gate,
-    pub(crate) table: Option<TableLane>,
+    /// The live table; without targets if there is none.
+    pub(crate) table: TableLane,
     pub(crate) staged: Vec<TableLane>,
     pub(crate) stats: Stats,
     /// Size of the live table; 0 without one.
@@ -62,10 +63,14 @@ pub(crate) struct DeviceLane {
 }
 
 /// The gate of one device on one lane.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gate {
     /// Bios enter. False while suspended, closed by a barrier, or with bios held.
-    pub(crate) open: bool,
+    open: bool,
+    /// Classes of bios the table takes the short way, open or not.
+    short_way: BioClass,
+    /// The same while the gate is open, else nothing: one test for dispatch.
+    entry: BioClass,
     /// A noflush suspend is under way or has been made.
     pub(crate) noflush: bool,
     /// Bios (pieces, after splitting) inside the table.
@@ -105,54 +110,59 @@ pub(crate) struct BarrierMark {
 /// The table a lane serves from.
 pub(crate) struct TableLane {
     pub(crate) generation: u64,
-    pub(crate) table: Arc<Table>,
+    pub(crate) table: Option<Arc<Table>>,
     pub(crate) targets: Vec<TargetLane>,
 }
 
 /// One target on one lane, with what dispatch needs at hand.
 pub(crate) struct TargetLane {
-    pub(crate) begin_sector: Sector,
-    pub(crate) end_sector: Sector,
+    pub(crate) instance: Box<dyn Target>,
+    pub(crate) place: TargetPlace,
     pub(crate) max_io_len_sectors: Sector,
     pub(crate) ops: OpSet,
     pub(crate) wants_end_io: bool,
-    pub(crate) instance: Box<dyn Target>,
 }
 
 /// Counters of a device on one lane; summed when asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
-    ios: [u64; Op::COUNT],
-    sectors: [u64; Op::COUNT],
+    by_op: [OpStats; Op::COUNT],
     errors: u64,
     busy: Nanos,
     pub(crate) contract_breaches: u64,
 }
 
+/// Counters of one operation, side by side for the cache.
+#[derive(Clone, Copy, Debug, Default)]
+struct OpStats {
+    ios: u64,
+    sectors: u64,
+}
+
 impl Devices {
     #[inline]
     pub(crate) fn get_mut(&mut self, id: DeviceId) -> Option<&mut DeviceLane> {
-        self.slots.get_mut(id.index())?.as_deref_mut()
+        self.slots.get_mut(id.index())?.as_mut()
     }
 
     pub(crate) fn get(&self, id: DeviceId) -> Option<&DeviceLane> {
-        self.slots.get(id.index())?.as_deref()
+        self.slots.get(id.index())?.as_ref()
     }
 
     pub(crate) fn create(&mut self, id: DeviceId) {
         if self.slots.len() <= id.index() {
             self.slots.resize_with(id.index() + 1, || None);
         }
-        self.slots[id.index()] = Some(Box::new(DeviceLane::new(id)));
+        self.slots[id.index()] = Some(DeviceLane::new(id));
     }
 
-    pub(crate) fn destroy(&mut self, id: DeviceId) -> Option<Box<DeviceLane>> {
+    pub(crate) fn destroy(&mut self, id: DeviceId) -> Option<DeviceLane> {
         self.slots.get_mut(id.index())?.take()
     }
 
     pub(crate) fn view(&self, id: DeviceId) -> Option<DeviceView> {
         let device = self.get(id)?;
-        let limits = device.table.as_ref()?.table.limits.clone();
+        let limits = device.table.table.as_ref()?.limits.clone();
         Some(DeviceView {
             len_sectors: device.len_sectors,
             limits,
@@ -161,25 +171,36 @@ impl Devices {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &DeviceLane> {
-        self.slots.iter().flatten().map(|device| &**device)
+        self.slots.iter().flatten()
     }
 }
 
 impl TableLane {
-    pub(crate) fn new(generation: u64, table: Arc<Table>, lane: LaneId) -> TableLane {
-        let targets = table
-            .targets
-            .iter()
-            .map(|target| TargetLane {
+    pub(crate) fn new(
+        device: DeviceId,
+        table_generation: u64,
+        table: Arc<Table>,
+        lane: LaneId,
+    ) -> TableLane {
+        let instance = |(index, target): (usize, &TableTarget)| TargetLane {
+            instance: target.config.instantiate(lane),
+            place: TargetPlace {
                 begin_sector: target.begin_sector,
                 end_sector: target.end_sector(),
-                max_io_len_sectors: target.traits.max_io_len_sectors,
-                ops: target.ops,
-                wants_end_io: target.traits.wants_end_io,
-                instance: target.config.instantiate(lane),
-            })
-            .collect();
-        TableLane { generation, table, targets }
+                device,
+                target: index as u32,
+                table_generation,
+            },
+            max_io_len_sectors: target.traits.max_io_len_sectors,
+            ops: target.ops,
+            wants_end_io: target.traits.wants_end_io,
+        };
+        let targets = table.targets.iter().enumerate().map(instance).collect();
+        TableLane { generation: table_generation, table: Some(table), targets }
+    }
+
+    fn none() -> TableLane {
+        TableLane { generation: 0, table: None, targets: Vec::new() }
     }
 
     /// The target that holds a sector inside the table.
@@ -187,19 +208,19 @@ impl TableLane {
     pub(crate) fn target_at(&self, sector: Sector) -> usize {
         match self.targets.len() {
             1 => 0,
-            _ => self.targets.partition_point(|target| target.end_sector <= sector),
+            _ => self.targets.partition_point(|target| target.place.end_sector <= sector),
         }
     }
 }
 
 impl TargetLane {
     /// How much of a read or write starting at `sector` this target takes in one piece.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn room_at(&self, sector: Sector) -> Sector {
-        let to_end = self.end_sector - sector;
+        let to_end = self.place.end_sector - sector;
         match self.max_io_len_sectors {
             0 => to_end,
-            max => to_end.min(max - (sector - self.begin_sector) % max),
+            max => to_end.min(max - (sector - self.place.begin_sector) % max),
         }
     }
 }
@@ -208,8 +229,8 @@ impl DeviceLane {
     fn new(id: DeviceId) -> DeviceLane {
         let mut device = DeviceLane {
             id,
-            gate: Gate { open: true, ..Gate::default() },
-            table: None,
+            gate: Gate::default(),
+            table: TableLane::none(),
             staged: Vec::new(),
             stats: Stats::default(),
             len_sectors: 0,
@@ -223,20 +244,26 @@ impl DeviceLane {
         device
     }
 
+    /// The live table, as this lane has it and as everybody does.
+    pub(crate) fn live(&self) -> Option<(&TableLane, &Arc<Table>)> {
+        Some((&self.table, self.table.table.as_ref()?))
+    }
+
     /// Puts a table in place; the old one comes back. Nothing may be in flight.
-    pub(crate) fn bind(&mut self, table: TableLane) -> Option<TableLane> {
+    pub(crate) fn bind(&mut self, table: TableLane) -> TableLane {
         debug_assert_eq!(self.gate.in_flight, 0, "a table is swapped on a drained gate");
-        let old = self.table.replace(table);
+        let old = core::mem::replace(&mut self.table, table);
         self.refresh();
         old
     }
 
     /// Takes the numbers dispatch needs out of the live table.
     fn refresh(&mut self) {
-        let Some(live) = &self.table else { return };
-        let limits = &live.table.limits;
-        self.len_sectors = live.table.len_sectors;
+        let Some(table) = &self.table.table else { return };
+        let limits = &table.limits;
+        self.len_sectors = table.len_sectors;
         self.ops = limits.ops();
+        self.gate.allow(self.ops);
         self.block_mask = limits.logical_block_sectors() - 1;
         self.max_discard_sectors = limits.max_discard_sectors;
         self.max_write_zeroes_sectors = limits.max_write_zeroes_sectors;
@@ -244,21 +271,18 @@ impl DeviceLane {
     }
 
     /// The target a bio can go to as it is; `None` if it needs the long way.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fast_target(&self, bio: &BioBox) -> Option<usize> {
-        let live = self.table.as_ref()?;
-        let plain = self.gate.open
-            && bio.op.has_data()
-            && self.ops.has(bio.op)
-            && !bio.flags.intersects(BioFlags::PREFLUSH.union(BioFlags::ORDERED))
-            && bio.len_sectors != 0
+        let plain = self.gate.entry.contains(bio.class())
             && (bio.sector | bio.len_sectors) & self.block_mask == 0
-            && bio.payload.len_bytes() == bio.len_sectors * SECTOR_BYTES;
-        if !plain || bio.end_sector() > self.len_sectors {
+            && bio.sector < self.len_sectors;
+        if !plain {
             return None;
         }
-        let index = live.target_at(bio.sector);
-        (bio.len_sectors <= live.targets[index].room_at(bio.sector)).then_some(index)
+        let index = self.table.target_at(bio.sector);
+        // Length 0 wraps and is refused, too; so is what crosses the target's (or device's) end.
+        let room = self.table.targets[index].room_at(bio.sector);
+        (bio.len_sectors.wrapping_sub(1) < room).then_some(index)
     }
 
     /// True if a range does not begin and end on logical blocks.
@@ -269,9 +293,10 @@ impl DeviceLane {
     /// How long a piece of `op` at `sector` may be: to the target's border, `max_io_len`, and the
     /// limits of the queue (which cap discards always and data only where `max_io_len` is set).
     pub(crate) fn piece_sectors(&self, op: Op, sector: Sector) -> Sector {
-        let Some(live) = &self.table else { return Sector::MAX };
-        let target = &live.targets[live.target_at(sector)];
-        let to_border = target.end_sector - sector;
+        let Some(target) = self.table.targets.get(self.table.target_at(sector)) else {
+            return Sector::MAX;
+        };
+        let to_border = target.place.end_sector - sector;
         match op {
             Op::Read | Op::Write => match target.max_io_len_sectors {
                 0 => to_border,
@@ -283,21 +308,14 @@ impl DeviceLane {
         }
     }
 
-    /// Whether `end_io` of the target of a frame must be called.
-    #[inline]
-    pub(crate) fn wants_end_io(&self, target: u32) -> bool {
-        target != NO_TARGET
-            && self.table.as_ref().is_some_and(|live| live.targets[target as usize].wants_end_io)
-    }
-
     /// Adds this lane's numbers.
     pub(crate) fn add_gauges(&self, gauges: &mut Gauges) {
         gauges.add(&Gauges {
             device: None,
             in_flight: self.gate.in_flight,
             held: self.gate.held.len() as u64,
-            ios: self.stats.ios,
-            sectors: self.stats.sectors,
+            ios: self.stats.by_op.map(|op| op.ios),
+            sectors: self.stats.by_op.map(|op| op.sectors),
             errors: self.stats.errors,
             busy: self.stats.busy,
             contract_breaches: self.stats.contract_breaches,
@@ -305,7 +323,41 @@ impl DeviceLane {
     }
 }
 
+impl Default for Gate {
+    /// An open gate of a device without a table.
+    fn default() -> Self {
+        Gate {
+            open: true,
+            short_way: BioClass::empty(),
+            entry: BioClass::empty(),
+            noflush: false,
+            in_flight: 0,
+            held: VecDeque::new(),
+            suspend: None,
+            barrier: BarrierMark::default(),
+            next_seq: 0,
+        }
+    }
+}
+
 impl Gate {
+    /// Whether bios enter.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Opens or closes the gate.
+    pub(crate) fn set_open(&mut self, open: bool) {
+        self.open = open;
+        self.entry = if open { self.short_way } else { BioClass::empty() };
+    }
+
+    /// Takes over what a new table allows.
+    fn allow(&mut self, ops: OpSet) {
+        self.short_way = BioClass::of_ops(ops);
+        self.set_open(self.open);
+    }
+
     /// The next place in the order of submission.
     #[inline]
     pub(crate) fn take_seq(&mut self) -> u64 {
@@ -327,7 +379,7 @@ impl Gate {
 
     /// Holds a bio in its place; behind those of the same number (pieces of one bio, in order).
     pub(crate) fn hold(&mut self, seq: u64, bio: BioBox) {
-        self.open = false;
+        self.set_open(false);
         let at = match self.held.back() {
             Some(last) if last.seq > seq => self.held.partition_point(|held| held.seq <= seq),
             _ => self.held.len(),
@@ -345,9 +397,9 @@ impl Stats {
     /// Counts a bio that leaves the device.
     #[inline]
     pub(crate) fn count(&mut self, bio: &BioBox, busy: Nanos) {
-        let op = bio.op.index();
-        self.ios[op] += 1;
-        self.sectors[op] += bio.len_sectors;
+        let op = &mut self.by_op[bio.op.index()];
+        op.ios += 1;
+        op.sectors += bio.len_sectors;
         self.errors += u64::from(!bio.status.is_ok());
         self.busy.0 += busy.0;
     }

@@ -13,11 +13,12 @@
 
 use super::Engine;
 use super::device::DeviceLane;
-use super::doorway::{self, Caller, NO_TARGET, Next};
+use super::doorway::{self, NO_TARGET, Next};
 use super::parent::{ParentKind, Rest};
 use crate::bio::{BioBox, Dest, Origin};
 use crate::table::FlushRoute;
 use crate::target::Ended;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use udm_types::{BioFlags, DeviceId, LowerId, Op, SECTOR_BYTES, Status};
 
@@ -37,9 +38,7 @@ impl Engine {
                 return self.enter_slow(id, bio);
             };
             let seq = device.gate.take_seq();
-            let caller =
-                Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
-            match doorway::map(device, caller, target, seq, bio) {
+            match doorway::map(device, &mut self.parts, target, seq, bio) {
                 Next::Onward(next) => bio = next,
                 other => return self.settle(other),
             }
@@ -51,9 +50,7 @@ impl Engine {
         let Some(device) = self.devices.get_mut(id) else {
             return self.give_up(bio, Status::Offline);
         };
-        let caller =
-            Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
-        match doorway::map(device, caller, target, seq, bio) {
+        match doorway::map(device, &mut self.parts, target, seq, bio) {
             Next::Onward(bio) => self.enter(bio),
             other => self.settle(other),
         }
@@ -100,7 +97,7 @@ impl Engine {
             return self.give_up(bio, Status::Offline);
         };
         let seq = device.gate.take_seq();
-        if !device.gate.open {
+        if !device.gate.is_open() {
             return device.gate.hold(seq, bio);
         }
         self.route(id, bio, seq);
@@ -111,7 +108,7 @@ impl Engine {
         let Some(device) = self.devices.get_mut(id) else {
             return self.give_up(bio, Status::Offline);
         };
-        if !device.gate.open {
+        if !device.gate.is_open() {
             return device.gate.hold(seq, bio);
         }
         self.route(id, bio, seq);
@@ -122,11 +119,12 @@ impl Engine {
         let Some(device) = self.devices.get_mut(id) else {
             return self.give_up(bio, Status::Offline);
         };
-        if device.table.is_none() {
+        if device.table.targets.is_empty() {
             return self.give_up(bio, Status::IoErr);
         }
         if bio.op == Op::Write && bio.len_sectors == 0 && bio.flags.contains(BioFlags::PREFLUSH) {
             bio.op = Op::Flush;
+            bio.classify();
         }
         if let Some(status) = refusal(device, &bio) {
             return self.give_up(bio, status);
@@ -153,12 +151,12 @@ impl Engine {
     }
 
     /// A bio that lies in one target: one copy, or as many as the target asks for.
-    fn route_piece(&mut self, id: DeviceId, bio: BioBox, seq: u64) {
-        let Some(live) = self.devices.get(id).and_then(|device| device.table.as_ref()) else {
+    fn route_piece(&mut self, id: DeviceId, mut bio: BioBox, seq: u64) {
+        let Some((live, table)) = self.devices.get(id).and_then(DeviceLane::live) else {
             return self.give_up(bio, Status::IoErr);
         };
         let target = live.target_at(bio.sector);
-        let traits = &live.table.targets[target].traits;
+        let traits = &table.targets[target].traits;
         let copies = match bio.op {
             Op::Read | Op::Write | Op::Flush => 1,
             Op::Discard => traits.discard_bios,
@@ -166,7 +164,11 @@ impl Engine {
         };
         match copies {
             0 => self.give_up(bio, Status::NotSupported),
-            1 => self.map_through(id, target, seq, bio),
+            1 => {
+                // A copy made by a layer above is the only one here.
+                bio.target_bio_nr = 0;
+                self.map_through(id, target, seq, bio);
+            }
             _ => {
                 let parent = self.fan_out(id, bio, seq);
                 for nr in 0..copies {
@@ -182,10 +184,10 @@ impl Engine {
     pub(super) fn route_flush(&mut self, id: DeviceId, mut bio: BioBox, seq: u64) {
         bio.sector = 0;
         bio.len_sectors = 0;
-        let Some(live) = self.devices.get(id).and_then(|device| device.table.as_ref()) else {
+        let Some((_, table)) = self.devices.get(id).and_then(DeviceLane::live) else {
             return self.give_up(bio, Status::IoErr);
         };
-        let table = live.table.clone();
+        let table = Arc::clone(table);
         match &table.flush_route {
             FlushRoute::Devices(dests) => match dests.as_slice() {
                 [] => self.give_up(bio, Status::Ok),
@@ -211,7 +213,10 @@ impl Engine {
                     .collect();
                 match takers.as_slice() {
                     [] => self.give_up(bio, Status::Ok),
-                    [(target, _)] => self.map_through(id, *target, seq, bio),
+                    [(target, nr)] => {
+                        bio.target_bio_nr = *nr;
+                        self.map_through(id, *target, seq, bio);
+                    }
                     many => {
                         let parent = self.fan_out(id, bio, seq);
                         for (target, nr) in many {
@@ -233,7 +238,7 @@ impl Engine {
         if !bio.has_room() {
             return self.give_up(bio, Status::IoErr);
         }
-        bio.push_frame(id, NO_TARGET, seq);
+        bio.push_frame(id, NO_TARGET, false, seq);
         device.gate.in_flight += 1;
         bio.dest = dest;
         self.enter(bio);
@@ -248,31 +253,34 @@ impl Engine {
 
     /// Takes a completed bio up through its layers to whoever submitted it.
     pub(crate) fn finish(&mut self, mut bio: BioBox) {
-        while bio.depth() > 0 {
-            let frame = *bio.frame();
-            let Some(device) = self.devices.get_mut(frame.device) else {
+        let now = self.shared.now;
+        let busy = now.since(bio.issued_at);
+        let layers = bio.depth();
+        for depth in (0..layers).rev() {
+            let id = bio.frame().device;
+            let Some(device) = self.devices.get_mut(id) else {
                 // A device is destroyed only when nothing is in flight.
                 debug_assert!(false, "a bio outlived its device");
-                bio.pop_frame();
+                bio.leave_frame();
                 continue;
             };
-            if device.wants_end_io(frame.target) {
-                bio.dest = Dest::Device(frame.device);
-                bio.sector = frame.sector;
-                let caller =
-                    Caller { parts: &mut self.parts, now: self.shared.now, lane: self.shared.lane };
-                match doorway::end_io(device, caller, bio) {
+            if bio.frame().wants_end_io() {
+                bio.restore(depth);
+                match doorway::end_io(device, &mut self.parts, bio) {
                     Ended::Done(done) => bio = done,
                     Ended::Incomplete => return,
                     Ended::Requeue(back) => return self.requeue(back),
                 }
             }
-            bio.pop_frame();
-            device.stats.count(&bio, self.shared.now.since(bio.issued_at));
+            bio.leave_frame();
+            device.stats.count(&bio, busy);
             device.gate.in_flight -= 1;
-            if device.gate.in_flight == 0 && !device.gate.open {
-                self.check_drained(frame.device);
+            if device.gate.in_flight == 0 && !device.gate.is_open() {
+                self.check_drained(id);
             }
+        }
+        if layers > 0 {
+            bio.restore(0);
         }
         match bio.origin {
             Origin::Actor { actor, tag } => self.deliver(actor, tag, bio),
@@ -315,8 +323,8 @@ fn refusal(device: &DeviceLane, bio: &BioBox) -> Option<Status> {
         return Some(Status::Invalid);
     }
     if !device.ops.has(bio.op) {
-        let read_only = bio.op.is_write()
-            && device.table.as_ref().is_some_and(|live| live.table.limits.read_only);
+        let read_only =
+            bio.op.is_write() && device.live().is_some_and(|(_, table)| table.limits.read_only);
         return Some(if read_only { Status::ReadOnly } else { Status::NotSupported });
     }
     (bio.op != Op::Flush && device.is_misaligned(bio)).then_some(Status::Invalid)
@@ -325,7 +333,7 @@ fn refusal(device: &DeviceLane, bio: &BioBox) -> Option<Status> {
 /// True if a flush before a write may travel with the write: one device below, and no target in
 /// between that would have to see the flush.
 fn flush_rides_along(device: &DeviceLane) -> bool {
-    device.table.as_ref().is_some_and(|live| match &live.table.flush_route {
+    device.live().is_some_and(|(_, table)| match &table.flush_route {
         FlushRoute::Devices(dests) => dests.len() <= 1,
         FlushRoute::Targets => false,
     })

@@ -12,27 +12,22 @@
 use crate::bio::{BioBox, Dest};
 use crate::engine::device::DeviceLane;
 use crate::error::UserError;
-use crate::target::{Ended, Mapped, Target, TargetCx};
+use crate::target::{Ended, Mapped, Target, TargetCx, TargetPlace};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use udm_types::{DeviceId, LaneId, Nanos, Status};
 
-/// What targets asked for during calls.
-#[derive(Debug, Default)]
+/// What targets reach of their lane: its number and clock, and what they asked for during calls.
+#[derive(Debug)]
 pub(crate) struct TargetParts {
+    pub(crate) lane: LaneId,
+    pub(crate) now: Nanos,
     pub(crate) done: VecDeque<BioBox>,
     pub(crate) dispatched: VecDeque<BioBox>,
     pub(crate) requeued: VecDeque<BioBox>,
-    pub(crate) timers: Vec<(Nanos, DeviceId, u64, u32, u64)>,
+    pub(crate) timers: Vec<(Nanos, TargetPlace, u64)>,
     pub(crate) events: Vec<DeviceId>,
-}
-
-/// The lane's side of a call: parts, clock, lane.
-pub(crate) struct Caller<'a> {
-    pub(crate) parts: &'a mut TargetParts,
-    pub(crate) now: Nanos,
-    pub(crate) lane: LaneId,
 }
 
 /// What became of a bio that was mapped.
@@ -49,58 +44,63 @@ pub(crate) enum Next {
 }
 
 /// Frame target of a flush that goes past the targets.
-pub(crate) const NO_TARGET: u32 = u32::MAX;
+pub(crate) const NO_TARGET: u32 = u32::MAX >> 1;
+
+impl TargetParts {
+    pub(crate) fn new(lane: LaneId) -> TargetParts {
+        TargetParts {
+            lane,
+            now: Nanos::ZERO,
+            done: VecDeque::new(),
+            dispatched: VecDeque::new(),
+            requeued: VecDeque::new(),
+            timers: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// True if no bio waits to be taken up.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.done.is_empty() && self.dispatched.is_empty() && self.requeued.is_empty()
+    }
+}
 
 /// Maps a bio through target `index` of a device; counts it in flight.
-#[inline]
+#[inline(always)]
 pub(crate) fn map(
     device: &mut DeviceLane,
-    caller: Caller<'_>,
+    parts: &mut TargetParts,
     index: usize,
     seq: u64,
     mut bio: BioBox,
 ) -> Next {
     let id = device.id;
+    let Some(target) = device.table.targets.get_mut(index) else { return refuse(device, bio) };
     if !bio.has_room() {
-        return refuse(device, bio, Status::IoErr);
+        return refuse(device, bio);
     }
-    let Some(live) = device.table.as_mut() else { return refuse(device, bio, Status::IoErr) };
-    let target = &mut live.targets[index];
-    if !target.ops.has(bio.op) {
-        bio.status = Status::NotSupported;
-        return Next::Dead(bio);
-    }
-    bio.push_frame(id, index as u32, seq);
+    debug_assert!(target.ops.has(bio.op), "dispatch asks the target's traits first");
+    bio.push_frame(id, index as u32, target.wants_end_io, seq);
     device.gate.in_flight += 1;
-    let depth = bio.depth();
-    let mut cx = TargetCx {
-        parts: caller.parts,
-        now: caller.now,
-        lane: caller.lane,
-        begin_sector: target.begin_sector,
-        len_sectors: target.end_sector - target.begin_sector,
-        noflush_suspending: device.gate.noflush,
-        device: id,
-        target: index as u32,
-        table_generation: live.generation,
-    };
+    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending: device.gate.noflush };
     match target.instance.map(bio, &mut cx) {
+        Mapped::Remapped(bio) if bio.dest != Dest::Device(id) => Next::Onward(bio),
         Mapped::Remapped(bio) => {
-            if bio.depth() == depth && bio.dest != Dest::Device(id) {
-                return Next::Onward(bio);
-            }
             device.stats.contract_breaches += 1;
-            dead(device, bio, Status::IoErr)
+            dead(device, bio)
         }
         Mapped::Submitted => Next::Kept,
         Mapped::Requeue(bio) => Next::Requeue(bio),
-        Mapped::Kill(bio, status) => dead(device, bio, status),
+        Mapped::Kill(bio) => dead(device, bio),
     }
 }
 
 /// Fails a bio inside the target: leaves the frame, uncounts it.
-fn dead(device: &mut DeviceLane, mut bio: BioBox, status: Status) -> Next {
-    bio.status = if status.is_ok() { Status::IoErr } else { status };
+#[cold]
+fn dead(device: &mut DeviceLane, mut bio: BioBox) -> Next {
+    if bio.status.is_ok() {
+        bio.status = Status::IoErr;
+    }
     bio.pop_frame();
     device.gate.in_flight -= 1;
     device.stats.count(&bio, Nanos::ZERO);
@@ -109,18 +109,18 @@ fn dead(device: &mut DeviceLane, mut bio: BioBox, status: Status) -> Next {
 
 /// Fails a bio that never got to the target because a rule was broken.
 #[cold]
-fn refuse(device: &mut DeviceLane, mut bio: BioBox, status: Status) -> Next {
+fn refuse(device: &mut DeviceLane, mut bio: BioBox) -> Next {
     device.stats.contract_breaches += 1;
-    bio.status = status;
+    bio.status = Status::IoErr;
     Next::Dead(bio)
 }
 
 /// Calls `end_io` of the target in the newest frame, which the bio has not left yet.
-pub(crate) fn end_io(device: &mut DeviceLane, caller: Caller<'_>, bio: BioBox) -> Ended {
-    let index = bio.frame().target as usize;
+pub(crate) fn end_io(device: &mut DeviceLane, parts: &mut TargetParts, bio: BioBox) -> Ended {
+    let index = bio.frame().target() as usize;
     let mut bio = Some(bio);
     let ended =
-        call(device, caller, index, |target, cx| bio.take().map(|bio| target.end_io(bio, cx)));
+        call(device, parts, index, |target, cx| bio.take().map(|bio| target.end_io(bio, cx)));
     match (ended.flatten(), bio) {
         (Some(ended), _) => ended,
         // The table is bound while bios are in flight, so this arm only guards the type.
@@ -132,47 +132,35 @@ pub(crate) fn end_io(device: &mut DeviceLane, caller: Caller<'_>, bio: BioBox) -
 /// Calls a target of the live table with its view of the lane; `None` if there is no such target.
 pub(crate) fn call<R>(
     device: &mut DeviceLane,
-    caller: Caller<'_>,
+    parts: &mut TargetParts,
     index: usize,
     visit: impl FnOnce(&mut dyn Target, &mut TargetCx<'_>) -> R,
 ) -> Option<R> {
     let noflush_suspending = device.gate.noflush;
-    let live = device.table.as_mut()?;
-    let target = live.targets.get_mut(index)?;
-    let mut cx = TargetCx {
-        parts: caller.parts,
-        now: caller.now,
-        lane: caller.lane,
-        begin_sector: target.begin_sector,
-        len_sectors: target.end_sector - target.begin_sector,
-        noflush_suspending,
-        device: device.id,
-        target: index as u32,
-        table_generation: live.generation,
-    };
+    let target = device.table.targets.get_mut(index)?;
+    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
     Some(visit(&mut *target.instance, &mut cx))
 }
 
 /// Delivers a timer, if the table it was set by is still live.
 pub(crate) fn timer(
     device: &mut DeviceLane,
-    caller: Caller<'_>,
+    parts: &mut TargetParts,
     table_generation: u64,
     index: usize,
     token: u64,
 ) {
-    let live = device.table.as_ref().map(|live| live.generation);
-    if live == Some(table_generation) {
-        call(device, caller, index, |target, cx| target.on_timer(token, cx));
+    if device.table.generation == table_generation {
+        call(device, parts, index, |target, cx| target.on_timer(token, cx));
     }
 }
 
 /// Delivers a message to the target at `index`.
 pub(crate) fn message(
     device: &mut DeviceLane,
-    caller: Caller<'_>,
+    parts: &mut TargetParts,
     index: usize,
     words: &[String],
 ) -> Result<Option<String>, UserError> {
-    call(device, caller, index, |target, cx| target.message(words, cx)).unwrap_or(Ok(None))
+    call(device, parts, index, |target, cx| target.message(words, cx)).unwrap_or(Ok(None))
 }

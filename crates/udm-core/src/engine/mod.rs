@@ -38,7 +38,7 @@ use barrier::BarrierHomes;
 use core::any::Any;
 use core::fmt;
 use core::future::Future;
-use doorway::{Caller, TargetParts};
+use doorway::TargetParts;
 use lowers::Lowers;
 use parent::Parents;
 use parts::{Shared, TimerFor};
@@ -53,6 +53,10 @@ pub const MAILBOX_CAPACITY: usize = 1024;
 /// Bios started in one turn at the most, so that a submitter whose I/O completes at once (null,
 /// memory) cannot keep messages and timers waiting.
 const BIOS_PER_TURN_MAX: usize = 512;
+
+/// Bios between two looks into the mailbox, so that a table swap under full load waits for a few
+/// bios and not for a turn's share of them.
+const BIOS_PER_LOOK: usize = 16;
 
 /// Messages taken in one turn at the most, for the same reason the other way round.
 const MESSAGES_PER_TURN_MAX: usize = 256;
@@ -160,7 +164,7 @@ impl Engine {
             lowers: Lowers::default(),
             actors: Actors::default(),
             parents: Parents::default(),
-            parts: TargetParts::default(),
+            parts: TargetParts::new(lane),
             lower_timers: Vec::new(),
             barrier_homes: BarrierHomes::new(),
             last_ticket: 0,
@@ -200,6 +204,13 @@ impl Engine {
             || !self.shared.lost.is_empty()
             || self.shared.has_unsent()
             || self.executor.has_ready()
+    }
+
+    /// For whoever turns lanes without blocking (the simulator): announces that this lane is not
+    /// turned again before its driver is woken or a deadline or completion is there. False if it
+    /// has something to do after all.
+    pub fn fall_asleep(&self) -> bool {
+        !self.has_work() && self.receiver.prepare_to_sleep()
     }
 
     /// When the earliest timer is due.
@@ -262,6 +273,7 @@ impl Engine {
             self.receiver.awake();
         }
         self.shared.now = self.shared.driver.now();
+        self.parts.now = self.shared.now;
         let did = !completions.is_empty();
         for completion in completions.drain(..) {
             match tokens::owner(completion.token) {
@@ -332,8 +344,13 @@ impl Engine {
                 }
                 TimerFor::Target { device, table_generation, target, token } => {
                     if let Some(device) = self.devices.get_mut(device) {
-                        let caller = Caller { parts: &mut self.parts, now, lane: self.shared.lane };
-                        doorway::timer(device, caller, table_generation, target as usize, token);
+                        doorway::timer(
+                            device,
+                            &mut self.parts,
+                            table_generation,
+                            target as usize,
+                            token,
+                        );
                     }
                 }
                 TimerFor::Coordinator { token } => {
@@ -359,12 +376,15 @@ impl Engine {
     /// Runs bios until nothing moves or the turn's share is used up.
     fn run_bios(&mut self) -> bool {
         let mut did = self.run_parts();
-        for _ in 0..BIOS_PER_TURN_MAX {
+        for count in 1..=BIOS_PER_TURN_MAX {
             let Some(bio) = self.shared.incoming.pop_front() else { break };
             did = true;
             self.enter(bio);
             if self.shared.incoming.is_empty() {
                 self.run_parts();
+            }
+            if count % BIOS_PER_LOOK == 0 && self.receiver.has_message() {
+                break;
             }
         }
         did | self.run_parts()
@@ -390,8 +410,13 @@ impl Engine {
     }
 
     fn take_wishes(&mut self) {
-        for (deadline, device, table_generation, target, token) in self.parts.timers.drain(..) {
-            let timer = TimerFor::Target { device, table_generation, target, token };
+        for (deadline, place, token) in self.parts.timers.drain(..) {
+            let timer = TimerFor::Target {
+                device: place.device,
+                table_generation: place.table_generation,
+                target: place.target,
+                token,
+            };
             self.shared.timers.set(deadline, timer);
         }
         for (deadline, lower, token) in self.lower_timers.drain(..) {
@@ -425,11 +450,5 @@ impl Engine {
             bio.set_live(true);
             self.give_up(bio, Status::IoErr);
         }
-    }
-}
-
-impl TargetParts {
-    fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.dispatched.is_empty() && self.requeued.is_empty()
     }
 }

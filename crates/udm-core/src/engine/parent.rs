@@ -204,6 +204,7 @@ impl Engine {
         child.dest = Dest::Device(parent.device);
         child.origin = Origin::Parent(index);
         child.issued_at = bio.issued_at;
+        child.classify();
         child.set_live(true);
         child
     }
@@ -244,6 +245,7 @@ impl Engine {
         child.dest = Dest::Device(parent.device);
         child.origin = Origin::Parent(index);
         child.issued_at = parent.bio.issued_at;
+        child.classify();
         child.set_live(true);
         child
     }
@@ -296,6 +298,7 @@ impl Engine {
                 let mut parent = self.parents.take(index);
                 if parent.status.is_ok() {
                     parent.bio.flags.remove(BioFlags::PREFLUSH);
+                    parent.bio.classify();
                     self.enter_at(parent.device, parent.bio, parent.seq);
                 } else {
                     self.give_up(parent.bio, parent.status);

@@ -87,6 +87,7 @@ impl Shared {
     pub(crate) fn submit_from_actor(&mut self, actor: ActorId, tag: u64, mut bio: BioBox) {
         bio.origin = Origin::Actor { actor, tag };
         bio.issued_at = self.now;
+        bio.classify();
         bio.set_live(true);
         self.incoming.push_back(bio);
     }

@@ -125,7 +125,7 @@ impl Target for Delay {
         }
         let seq = self.next_seq;
         self.next_seq += 1;
-        wait.queue.push_back(Waiting { due: cx.now + wait.delay, seq, bio });
+        wait.queue.push_back(Waiting { due: cx.now() + wait.delay, seq, bio });
         self.arm(class, cx);
         Mapped::Submitted
     }
@@ -133,11 +133,11 @@ impl Target for Delay {
     fn on_timer(&mut self, token: u64, cx: &mut TargetCx<'_>) {
         let class = token as usize;
         // A timer from before a suspend may still fire after one was set anew.
-        if self.classes[class].timer.is_some_and(|deadline| deadline > cx.now) {
+        if self.classes[class].timer.is_some_and(|deadline| deadline > cx.now()) {
             return;
         }
         self.classes[class].timer = None;
-        self.release(cx.now, cx);
+        self.release(cx.now(), cx);
         self.arm(class, cx);
     }
 

@@ -8,13 +8,12 @@
 
 use udm_core::bio::BioBox;
 use udm_core::{Mapped, Target, TargetCx};
-use udm_types::Status;
 
 /// `error` on one lane.
 pub(super) struct Failing;
 
 impl Target for Failing {
     fn map(&mut self, bio: BioBox, _cx: &mut TargetCx<'_>) -> Mapped {
-        Mapped::Kill(bio, Status::IoErr)
+        Mapped::Kill(bio)
     }
 }

@@ -83,7 +83,7 @@ impl Flakey {
 
     fn map_read(&mut self, mut bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
         if self.faults.error_reads {
-            return Mapped::Kill(bio, Status::IoErr);
+            return Mapped::Kill(bio);
         }
         if !self.reads.is_idle() {
             bio.words_mut()[0] = SPOIL_READ;
@@ -98,7 +98,7 @@ impl Flakey {
                 cx.complete(bio, Status::Ok);
                 return Mapped::Submitted;
             }
-            WriteFault::Error => return Mapped::Kill(bio, Status::IoErr),
+            WriteFault::Error => return Mapped::Kill(bio),
             WriteFault::None => {}
         }
         if !self.writes.is_idle() && bio.op.has_data() {
@@ -135,7 +135,7 @@ impl Flakey {
 
 impl Target for Flakey {
     fn map(&mut self, mut bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
-        if !self.phases.is_down(cx.now) {
+        if !self.phases.is_down(cx.now()) {
             self.leg.aim(&mut bio, cx);
             return Mapped::Remapped(bio);
         }

@@ -108,7 +108,7 @@ impl Striped {
     /// Narrows a copy of a discard or write-zeroes to its leg's part.
     fn send_part(&self, mut bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
         let leg = u64::from(bio.target_bio_nr);
-        let offset = bio.sector - cx.begin_sector;
+        let offset = bio.sector - cx.begin_sector();
         let first = self.chunks.border(offset, leg);
         let end = self.chunks.border(offset + bio.len_sectors, leg);
         if first >= end {
@@ -126,7 +126,7 @@ impl Target for Striped {
     fn map(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
         match bio.op {
             Op::Read | Op::Write => {
-                let (leg, sector) = self.chunks.locate(bio.sector - cx.begin_sector);
+                let (leg, sector) = self.chunks.locate(bio.sector - cx.begin_sector());
                 self.send(bio, leg as usize, sector)
             }
             Op::Flush => {

@@ -19,7 +19,7 @@ impl Target for Zero {
         match bio.op {
             Op::Read => bio.payload.fill(0, bio.payload.len_bytes(), 0),
             Op::Write | Op::Flush | Op::Discard => {}
-            Op::WriteZeroes => return Mapped::Kill(bio, Status::IoErr),
+            Op::WriteZeroes => return Mapped::Kill(bio),
         }
         cx.complete(bio, Status::Ok);
         Mapped::Submitted

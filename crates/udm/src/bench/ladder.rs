@@ -46,11 +46,8 @@ pub(super) fn run(args: &LadderArgs) -> Result<(), BenchError> {
     if !args.bs.is_multiple_of(SECTOR_BYTES) || len_sectors == 0 || len_sectors > DEVICE_SECTORS {
         return Err(format!("--bs {}: expected a multiple of 512, up to 256 MiB", args.bs).into());
     }
-    let config = RuntimeConfig {
-        lanes: args.lanes,
-        driver: args.driver.into(),
-        ..RuntimeConfig::default()
-    };
+    let config =
+        RuntimeConfig { lanes: args.lanes, driver: args.driver.into(), ..RuntimeConfig::default() };
     let runtime = Runtime::start(&config)?;
     let dest = build(&runtime, args)?;
     let order = LoadOrder {
@@ -119,14 +116,18 @@ fn run_loads(runtime: &Runtime, order: &LoadOrder) -> Result<Vec<LoadResult>, Be
     }
     drop(sender);
     let results: Vec<LoadResult> = receiver.iter().collect();
-    if results.len() == runtime.lane_count() { Ok(results) } else { Err("a lane ended early".into()) }
+    if results.len() == runtime.lane_count() {
+        Ok(results)
+    } else {
+        Err("a lane ended early".into())
+    }
 }
 
 fn print(args: &LadderArgs, runtime: &Runtime, results: &[LoadResult]) -> Result<(), BenchError> {
     let ios: u64 = results.iter().map(|result| result.ios).sum();
     let cpu_ns: u64 = results.iter().map(|result| result.cpu_ns).sum();
     let wall_ns = results.iter().map(|result| result.wall_ns).max().unwrap_or(1);
-    let mut histogram: Histogram<u64> = Histogram::new(3)?;
+    let mut histogram: Histogram<u64> = Histogram::new_with_bounds(1, 600_000_000_000, 3)?;
     for latency in results.iter().flat_map(|result| &result.latencies_ns) {
         histogram.saturating_record(*latency);
     }

@@ -46,11 +46,8 @@ struct PauseReport {
 }
 
 pub(super) fn run(args: &SwapArgs) -> Result<(), BenchError> {
-    let config = RuntimeConfig {
-        lanes: args.lanes,
-        driver: args.driver.into(),
-        ..RuntimeConfig::default()
-    };
+    let config =
+        RuntimeConfig { lanes: args.lanes, driver: args.driver.into(), ..RuntimeConfig::default() };
     let runtime = Runtime::start(&config)?;
     let tables = tables(&runtime)?;
     let first = "0 131072 linear mem:64M:swap 0";
@@ -121,7 +118,7 @@ fn report(
     results: &[VerifyResult],
     (swaps, seconds): (u64, f64),
 ) -> Result<(), BenchError> {
-    let mut pauses: Histogram<u64> = Histogram::new(3)?;
+    let mut pauses: Histogram<u64> = Histogram::new_with_bounds(1, 600_000_000_000, 3)?;
     for pause in results.iter().flat_map(|result| &result.pauses_ns) {
         pauses.saturating_record(*pause);
     }
