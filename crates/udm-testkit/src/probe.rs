@@ -38,6 +38,8 @@ struct Probe {
     start_sector: Sector,
     holding: bool,
     returning: bool,
+    /// From presuspend to resume nothing may be kept, or the suspend would never end.
+    suspending: bool,
     kept: VecDeque<BioBox>,
 }
 
@@ -87,6 +89,7 @@ impl TargetConfig for ProbeConfig {
             start_sector: self.start_sector,
             holding: false,
             returning: false,
+            suspending: false,
             kept: VecDeque::new(),
         })
     }
@@ -114,7 +117,7 @@ impl Probe {
 
 impl Target for Probe {
     fn map(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
-        if self.holding {
+        if self.holding && !self.suspending {
             self.kept.push_back(bio);
             return Mapped::Submitted;
         }
@@ -130,12 +133,21 @@ impl Target for Probe {
 
     fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
         self.holding = false;
+        self.suspending = true;
         if !cx.noflush_suspending {
             return self.send_kept(cx);
         }
         while let Some(bio) = self.kept.pop_front() {
             cx.requeue(bio);
         }
+    }
+
+    fn presuspend_undo(&mut self, _cx: &mut TargetCx<'_>) {
+        self.suspending = false;
+    }
+
+    fn resume(&mut self, _cx: &mut TargetCx<'_>) {
+        self.suspending = false;
     }
 
     fn add_counters(&self, sum: &mut Vec<u64>) {

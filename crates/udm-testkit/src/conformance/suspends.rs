@@ -115,7 +115,8 @@ pub fn a_push_back_beside_the_target_replays_only_its_piece<C: Case>() {
     bench.world.assert_quiet();
 }
 
-/// A flush is held in one line and pushed back: all of it runs again, so that it covers the new table.
+/// A flush is held in one line and pushed back: all of it runs again, so that it covers the new
+/// table.
 pub fn a_flush_that_is_pushed_back_is_repeated_whole<C: Case>() {
     let mut bench = Bench::<C>::between();
     assert!(bench.world.message(bench.device, 0, &["hold"]).is_ok());
