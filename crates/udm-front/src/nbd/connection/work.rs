@@ -22,9 +22,6 @@ use udm_core::bio::BioBox;
 use udm_lane::Segment;
 use udm_types::{BioFlags, Op, SECTOR_SHIFT};
 
-/// Data of a read starts at a multiple of this in memory. 1 packs replies into one piece.
-const READ_ALIGN_BYTES: usize = 1;
-
 /// What a command asks of the engine.
 struct Work {
     op: Op,
@@ -96,7 +93,7 @@ impl Connection {
         let head_bytes = reply::read_head_len_bytes(self.style());
         // Fits: the session bounds reads by the maximum payload.
         let len = command.len_bytes as usize;
-        let place = self.outbox.reserve(head_bytes, len, READ_ALIGN_BYTES, cx.bufs());
+        let place = self.outbox.reserve(head_bytes, len, cx.bufs());
         let segment = Some(self.outbox.segment(place));
         self.submit(command, Work { segment, ..Work::new(Op::Read, Phase::Read(place)) }, cx);
     }

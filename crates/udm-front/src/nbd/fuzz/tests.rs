@@ -44,7 +44,7 @@ fn request(rng: &mut Rng, extended: bool, out: &mut Vec<u8>) {
     } else {
         out.extend((len as u32).to_be_bytes());
     }
-    let has_payload = if extended { flags & 32 != 0 } else { is_write };
+    let has_payload = is_write || (extended && flags & 32 != 0);
     if has_payload && len < 1 << 16 {
         out.extend(std::iter::repeat_with(|| rng.u8(..)).take(len as usize));
     }
