@@ -24,7 +24,6 @@ use std::io::{self, IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{Reply, Request, Ticket};
@@ -69,7 +68,6 @@ pub(crate) fn wait_readable<const N: usize>(fds: [&dyn AsFd; N]) -> io::Result<[
 pub(crate) struct Shared {
     pub(crate) ops: Arc<dyn ControlOps>,
     pub(crate) stop: StopFlag,
-    pub(crate) tickets: AtomicU64,
 }
 
 /// A client's connection.
@@ -197,7 +195,7 @@ impl Drop for Bell {
 
 impl Asker for Connection {
     fn ticket(&mut self) -> Ticket {
-        self.shared.tickets.fetch_add(1, Ordering::Relaxed)
+        self.shared.ops.ticket()
     }
 
     fn ask(&mut self, request: Request, ticket: Option<Ticket>) -> Result<Reply, UserError> {

@@ -29,6 +29,10 @@ impl ControlOps for NoEngine {
         }
     }
 
+    fn ticket(&self) -> Ticket {
+        1
+    }
+
     fn load(&self, _: &DeviceKey, text: &str, _: bool) -> Result<Box<DeviceStatus>, UserError> {
         parse_table(text)?;
         Err(refused())
@@ -57,12 +61,11 @@ impl ControlOps for NoEngine {
     fn shutdown(&self) {}
 }
 
-struct Plain(Ticket);
+struct Plain;
 
 impl Asker for Plain {
     fn ticket(&mut self) -> Ticket {
-        self.0 += 1;
-        self.0
+        NoEngine.ticket()
     }
 
     fn ask(&mut self, request: Request, _: Option<Ticket>) -> Result<Reply, UserError> {
@@ -84,7 +87,7 @@ pub fn message(bytes: &[u8]) {
     reader.push(&[0]);
     while let Ok(Some(message)) = reader.next_message() {
         let result = match serde_json::from_slice::<Call>(&message) {
-            Ok(parsed) => call(&parsed, &NoEngine, &mut Plain(0)),
+            Ok(parsed) => call(&parsed, &NoEngine, &mut Plain),
             Err(error) => {
                 Err(CallError::User(UserError::new(ErrorCode::BadRequest, error.to_string())))
             }

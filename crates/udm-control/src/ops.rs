@@ -10,7 +10,7 @@
 use crate::api::{ExportState, TargetType};
 use std::sync::mpsc;
 use udm_core::error::{ErrorCode, UserError};
-use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request};
+use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
 
 /// What to serve and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct ExportOrder {
 pub trait ControlOps: Send + Sync {
     /// Hands a request to the life cycle; the sink is called once, from another thread.
     fn post(&self, request: Request, reply: ReplySink);
+
+    /// A number no other waiting request has, to cancel one by.
+    fn ticket(&self) -> Ticket;
 
     /// Called after a request that may have changed something and before its caller hears of it:
     /// the moment to make the change durable. `touched` is the device whose tables may differ now.

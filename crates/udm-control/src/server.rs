@@ -17,12 +17,13 @@ use crate::errno;
 use crate::ops::ControlOps;
 use crate::wire::encode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
+use rustix::net::{self, SocketAddrUnix};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,8 @@ use udm_core::error::{ErrorCode, ErrorKind, UserError};
 /// Clients at once. Each has a thread and at most one message in memory; people and scripts
 /// need a handful, a test suite some dozens.
 pub const CLIENTS_MAX: usize = 256;
+/// Clients waiting to be accepted.
+const LISTEN_BACKLOG: i32 = 128;
 /// How long to leave the listener alone when the system has no descriptor for a client.
 const ACCEPT_PAUSE_NS: i64 = 50_000_000;
 /// Longest socket path in bytes that the system takes, with room for its NUL.
@@ -68,11 +71,10 @@ impl Server {
         let failed = |error: io::Error| {
             errno::system(ErrorCode::ListenFailed, &format!("listen on {}", path.display()), &error)
         };
-        let listener = bind(path).map_err(failed)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let listener = listen(path).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let stop = StopFlag::new().map_err(failed)?;
-        let shared = Arc::new(Shared { ops, stop, tickets: AtomicU64::new(1) });
+        let shared = Arc::new(Shared { ops, stop });
         let accepting = thread::Builder::new()
             .name("udm-control".into())
             .spawn({
@@ -138,17 +140,27 @@ fn take_lock(path: &Path) -> Result<OwnedFd, UserError> {
     }
 }
 
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            if UnixStream::connect(path).is_ok() {
-                return Err(error);
-            }
+/// Listens on a socket that was private before it had a name.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket = net::socket_with(
+        net::AddressFamily::UNIX,
+        net::SocketType::STREAM,
+        net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // The file takes the mode the socket has at this moment.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    match net::bind(&socket, &address) {
+        Err(rustix::io::Errno::ADDRINUSE) if UnixStream::connect(path).is_err() => {
+            // The lock is ours, so whoever left it is dead.
             fs::remove_file(path)?;
-            UnixListener::bind(path)
+            net::bind(&socket, &address)?;
         }
-        other => other,
+        other => other?,
     }
+    net::listen(&socket, LISTEN_BACKLOG)?;
+    Ok(UnixListener::from(socket))
 }
 
 fn in_use(path: &Path) -> UserError {

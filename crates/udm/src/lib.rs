@@ -1,10 +1,16 @@
 //! udm: a device mapper in user space.
 //!
-//! This crate names everything together: the running engine (`runtime`), measurements (`bench`), and
-//! the command line. A Rust program that wants mapped devices without a daemon starts a
-//! [`runtime::Runtime`].
+//! This crate names everything together: the running engine (`runtime`), the daemon that serves it
+//! to others (`daemon`), devices from a file (`up`) or for one command (`run`), measurements
+//! (`bench`), and the command line (`cli`). A Rust program that wants mapped devices without a
+//! daemon starts a [`runtime::Runtime`].
 #![forbid(unsafe_code)]
-#![allow(missing_docs, reason = "being filled in")]
 
 pub mod bench;
+pub mod cli;
+pub mod daemon;
+pub mod demo;
+pub mod run;
 pub mod runtime;
+mod signals;
+pub mod up;

@@ -1,19 +1,7 @@
-//! The `udm` binary: hands the command line to the library.
+//! The `udm` binary: daemon and command line in one. All of it is in the library, so that tests and
+//! programs that embed udm reach the same code; see `cli/mod.rs`.
 
-use clap::Parser;
-
-#[derive(Parser)]
-enum Cli {
-    Bench(udm::bench::BenchArgs),
-}
-
+/// Hands over to the command line.
 fn main() -> std::process::ExitCode {
-    let Cli::Bench(args) = Cli::parse();
-    match udm::bench::run(&args) {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("udm: {error}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    udm::cli::main()
 }

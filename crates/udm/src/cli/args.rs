@@ -1,0 +1,541 @@
+//! The command line's grammar: every verb with its options, in one place.
+//!
+//! clap parses by these definitions; completions, man pages and `--help` are generated from the
+//! same ones, so they cannot disagree. Verbs and options of dmsetup keep their names and letters.
+//! What runs a verb is elsewhere (`change.rs`, `query.rs`, `serve.rs`, `papers.rs`).
+//!
+//! Options of dmsetup that mean something only to udev or to the kernel's device nodes are taken
+//! and ignored ([`Ignored`]), so that scripts run unchanged.
+//!
+//! The tricky case is a device named by uuid or number instead of name: dmsetup allows `-u` and
+//! `-j -m` on most verbs, and then the positional name falls away ([`DeviceArgs`]).
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// A device mapper in user space.
+#[derive(Debug, Parser)]
+#[command(
+    name = "udm",
+    version,
+    about,
+    long_about = "Stacks block targets into mapped devices, serves them over NBD, and changes them \
+        while I/O runs. Sectors are 512 bytes in every table, status and message.",
+    disable_help_subcommand = true,
+    max_term_width = 100,
+    after_help = "First steps: udm up examples/quickstart.toml\nWhat an error code means: udm explain CODE"
+)]
+pub struct Cli {
+    /// The daemon's control socket.
+    #[arg(long, global = true, value_name = "PATH", env = "UDM_SOCKET", hide_env_values = true)]
+    pub socket: Option<PathBuf>,
+    /// Answer in JSON: numbers are numbers, errors too are JSON (on the error stream).
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub ignored: Ignored,
+    #[command(subcommand)]
+    #[expect(
+        missing_docs,
+        reason = "its variants are documented, and a doc here would become help"
+    )]
+    pub command: Command,
+}
+
+/// Options of dmsetup that change nothing here.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Ignored {
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub noudevsync: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub noudevrules: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub verifyudev: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub checks: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub noopencount: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(short = 'y', long, global = true, hide = true)]
+    pub yes: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub udevcookie: Option<String>,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub readahead: Option<String>,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub addnodeoncreate: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, global = true, hide = true)]
+    pub addnodeonresume: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground.
+    Daemon(DaemonArgs),
+    /// Make a device: create it, load its table, resume it.
+    Create(CreateArgs),
+    /// Load a table into the inactive slot; the live table is not touched.
+    #[command(alias = "reload")]
+    Load(LoadArgs),
+    /// Swap the inactive table in, if there is one, and let I/O flow.
+    Resume(SuspendArgs),
+    /// Hold I/O and wait for what is under way.
+    Suspend(SuspendArgs),
+    /// Empty the inactive slot.
+    Clear(DeviceArgs),
+    /// Remove devices.
+    Remove(RemoveArgs),
+    /// Remove every device that nobody has open.
+    #[command(name = "remove_all", alias = "remove-all")]
+    RemoveAll(RemoveAllArgs),
+    /// Give a device another name, or a uuid if it has none.
+    Rename(RenameArgs),
+    /// Send a message to the target at a sector.
+    Message(MessageArgs),
+    /// Replace a device's table by one that fails all I/O.
+    #[command(name = "wipe_table", alias = "wipe-table")]
+    WipeTable(WipeArgs),
+    /// Wait for a device's next event.
+    Wait(WaitArgs),
+    /// The state of a device's targets.
+    Status(TableArgs),
+    /// A device's table, to be fed back into load.
+    Table(TableArgs),
+    /// A device's state: long, or in columns with -c.
+    Info(InfoArgs),
+    /// The devices.
+    Ls(LsArgs),
+    /// What a device stands on.
+    Deps(DepsArgs),
+    /// The target types and their versions.
+    Targets,
+    /// The versions of some target types.
+    #[command(name = "target-version")]
+    TargetVersion {
+        /// Types.
+        targets: Vec<String>,
+    },
+    /// Version of udm, and of the kernel interface it keeps to.
+    Version,
+    /// Serve a device to clients.
+    Export(ExportArgs),
+    /// Stop serving an export.
+    Unexport {
+        /// Name of the export.
+        name: String,
+    },
+    /// What is served where.
+    Exports,
+    /// Serve what a file declares, in the foreground.
+    Up(UpArgs),
+    /// Make a device for as long as a command runs.
+    Run(RunArgs),
+    /// Measure the engine on this machine.
+    Bench(crate::bench::BenchArgs),
+    /// The story in one minute: tables swapped, grown and repaired under a verified load.
+    Demo(crate::demo::DemoArgs),
+    /// What an error code means.
+    Explain {
+        /// A code such as UDM-0105; all of them if left out.
+        code: Option<String>,
+    },
+    /// A completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory.
+    Man {
+        /// Where to.
+        dir: PathBuf,
+    },
+    /// Help on a verb, or on a target type: `udm help target linear`.
+    Help {
+        /// A verb; or `target` and a type.
+        topic: Vec<String>,
+    },
+}
+
+/// Which devices, by any of dmsetup's three ways.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DeviceArgs {
+    /// Devices by name.
+    #[arg(value_name = "DEVICE")]
+    pub names: Vec<String>,
+    /// A device by its uuid.
+    #[arg(short, long, conflicts_with_all = ["names", "minor"])]
+    pub uuid: Option<String>,
+    /// Major number, with -m.
+    #[arg(short = 'j', long, requires = "minor")]
+    pub major: Option<u32>,
+    /// A device by its minor number.
+    #[arg(short, long, conflicts_with = "names")]
+    pub minor: Option<u32>,
+}
+
+/// Which driver the lanes use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DriverArg {
+    /// `io_uring` if the system allows it, else the portable one.
+    #[default]
+    Auto,
+    /// `io_uring`, or fail.
+    Uring,
+    /// epoll and a few threads.
+    Portable,
+}
+
+/// How the engine runs; of `daemon`, `up` and `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EngineArgs {
+    /// Lanes (threads that do I/O); one for each processor if left out.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub lanes: Option<u16>,
+    /// The driver of the lanes.
+    #[arg(long, value_enum, default_value_t)]
+    pub driver: DriverArg,
+}
+
+/// `daemon`.
+#[derive(Clone, Debug, Args)]
+pub struct DaemonArgs {
+    /// Keep devices, tables and exports here, and bring them back at the next start.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub engine: EngineArgs,
+}
+
+/// `create`.
+#[derive(Clone, Debug, Args)]
+pub struct CreateArgs {
+    /// Name of the device.
+    #[arg(required_unless_present = "concise")]
+    pub name: Option<String>,
+    /// File with the table; standard input if neither this nor --table is given.
+    pub table_file: Option<PathBuf>,
+    /// The table itself; several lines are separated by newlines.
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["table_file", "notable"])]
+    pub table: Option<String>,
+    /// Load no table.
+    #[arg(short, long)]
+    pub notable: bool,
+    /// Uuid of the device.
+    #[arg(short, long)]
+    pub uuid: Option<String>,
+    /// Major number; must go with -m, and is otherwise ignored.
+    #[arg(short = 'j', long)]
+    pub major: Option<u32>,
+    /// Minor number; the lowest free one if left out.
+    #[arg(short, long)]
+    pub minor: Option<u32>,
+    /// Open what is below read-only.
+    #[arg(short, long)]
+    pub readonly: bool,
+    /// Several devices in one line: NAME,UUID,MINOR,FLAGS,TABLE[,TABLE...][;...]. From standard
+    /// input if no text is given.
+    #[arg(long, num_args = 0..=1, value_name = "SPEC", default_missing_value = "",
+        conflicts_with_all = ["name", "table_file", "table", "notable", "uuid", "minor"])]
+    pub concise: Option<String>,
+}
+
+/// `load`.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// The device, then a file with the table; standard input if neither the file nor --table is
+    /// given.
+    #[arg(value_name = "DEVICE|TABLE_FILE", num_args = 0..=2)]
+    pub words: Vec<String>,
+    /// The table itself; several lines are separated by newlines.
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<String>,
+    /// A device by its uuid.
+    #[arg(short, long, conflicts_with = "minor")]
+    pub uuid: Option<String>,
+    /// Major number, with -m.
+    #[arg(short = 'j', long, requires = "minor")]
+    pub major: Option<u32>,
+    /// A device by its minor number.
+    #[arg(short, long)]
+    pub minor: Option<u32>,
+    /// Open what is below read-only.
+    #[arg(short, long)]
+    pub readonly: bool,
+}
+
+/// What to do when a suspend has not finished by its deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnTimeoutArg {
+    /// Give it up; the device runs on as before.
+    Resume,
+    /// Fail the I/O that hangs below and finish the suspend.
+    Fail,
+}
+
+/// `suspend` and `resume`.
+#[derive(Clone, Debug, Args)]
+pub struct SuspendArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub device: DeviceArgs,
+    /// Let targets push I/O back instead of waiting for it.
+    #[arg(long)]
+    pub noflush: bool,
+    /// Do not freeze a file system (udm never does).
+    #[arg(long)]
+    pub nolockfs: bool,
+    /// Give up after this long: 5s, 500ms, 2m.
+    #[arg(long, value_name = "SPAN", value_parser = parse_span_ms)]
+    pub deadline: Option<u64>,
+    /// What giving up means.
+    #[arg(long, value_enum, requires = "deadline")]
+    pub on_timeout: Option<OnTimeoutArg>,
+    /// Shown to whoever asks why the device is suspended.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// `remove`.
+#[derive(Clone, Debug, Args)]
+pub struct RemoveArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub device: DeviceArgs,
+    /// If it is open, remove it at the last close.
+    #[arg(long)]
+    pub deferred: bool,
+    /// First replace its table by one that fails all I/O.
+    #[arg(short, long)]
+    pub force: bool,
+    /// If it is busy, try again for five seconds.
+    #[arg(long)]
+    pub retry: bool,
+}
+
+/// `remove_all`.
+#[derive(Clone, Debug, Args)]
+pub struct RemoveAllArgs {
+    /// Mark open devices for removal at their last close.
+    #[arg(long)]
+    pub deferred: bool,
+    /// First replace all tables by ones that fail all I/O.
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// `rename`.
+#[derive(Clone, Debug, Args)]
+pub struct RenameArgs {
+    /// The device.
+    pub name: String,
+    /// Its new name, or with --setuuid its uuid.
+    pub new: String,
+    /// Set the uuid of a device that has none.
+    #[arg(long)]
+    pub setuuid: bool,
+}
+
+/// `message`.
+#[derive(Clone, Debug, Args)]
+pub struct MessageArgs {
+    /// The device.
+    pub name: String,
+    /// A sector of the target; 0 for the first.
+    pub sector: String,
+    /// The message.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<String>,
+}
+
+/// `wipe_table`.
+#[derive(Clone, Debug, Args)]
+pub struct WipeArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub device: DeviceArgs,
+    /// Put this table in instead.
+    #[arg(long, value_name = "TABLE")]
+    pub table: Option<String>,
+    /// Let targets push I/O back instead of waiting for it.
+    #[arg(long)]
+    pub noflush: bool,
+    /// Do not freeze a file system (udm never does).
+    #[arg(long)]
+    pub nolockfs: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(short, long, hide = true)]
+    pub force: bool,
+}
+
+/// `wait`.
+#[derive(Clone, Debug, Args)]
+pub struct WaitArgs {
+    /// The device.
+    pub name: String,
+    /// The last event number seen.
+    #[arg(default_value_t = 0)]
+    pub event_nr: u32,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, hide = true)]
+    pub noflush: bool,
+}
+
+/// `status` and `table`.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub device: DeviceArgs,
+    /// Of the inactive table instead of the live one.
+    #[arg(long)]
+    pub inactive: bool,
+    /// Only targets of this type.
+    #[arg(long, value_name = "TYPE")]
+    pub target: Option<String>,
+    /// On one line, to be fed back into create --concise.
+    #[arg(long)]
+    pub concise: bool,
+    /// Show keys of targets that have secrets.
+    #[arg(long)]
+    pub showkeys: bool,
+    /// Accepted for dmsetup's sake.
+    #[arg(long, hide = true)]
+    pub noflush: bool,
+}
+
+/// `info`.
+#[derive(Clone, Debug, Args)]
+pub struct InfoArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub device: DeviceArgs,
+    /// In columns.
+    #[arg(short = 'c', long, short_alias = 'C')]
+    pub columns: bool,
+    /// Fields, separated by commas; a leading + adds to the usual ones.
+    #[arg(short = 'o', long = "options", value_name = "FIELDS")]
+    pub fields: Option<String>,
+    /// Sort by these fields; a leading - turns one round.
+    #[arg(short = 'O', long, value_name = "FIELDS", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    /// No headings.
+    #[arg(long)]
+    pub noheadings: bool,
+    /// What stands between columns.
+    #[arg(long, value_name = "TEXT")]
+    pub separator: Option<String>,
+    /// DM_FIELD='value' instead of the value alone.
+    #[arg(long)]
+    pub nameprefixes: bool,
+    /// Of the inactive table.
+    #[arg(long)]
+    pub inactive: bool,
+}
+
+/// `ls`.
+#[derive(Clone, Debug, Args)]
+pub struct LsArgs {
+    /// Only devices with a target of this type.
+    #[arg(long, value_name = "TYPE", conflicts_with = "tree")]
+    pub target: Option<String>,
+    /// devno, devname or blkdevname; with --tree: device, nodevice, active, open, rw, uuid, ascii,
+    /// utf, inverted.
+    #[arg(short = 'o', long, value_name = "OPTIONS")]
+    pub options: Option<String>,
+    /// As a tree of what stands on what.
+    #[arg(long)]
+    pub tree: bool,
+}
+
+/// `deps`.
+#[derive(Clone, Debug, Args)]
+pub struct DepsArgs {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub device: DeviceArgs,
+    /// devno, devname or blkdevname.
+    #[arg(short = 'o', long, value_name = "OPTIONS")]
+    pub options: Option<String>,
+    /// Of the inactive table instead of the live one.
+    #[arg(long)]
+    pub inactive: bool,
+}
+
+/// `export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// The device.
+    pub device: String,
+    /// Serve it over NBD here: unix:PATH or tcp:HOST:PORT (port 0 takes a free one).
+    #[arg(long, value_name = "ADDRESS")]
+    pub nbd: String,
+    /// Name of the export; the device's name if left out.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Refuse writes.
+    #[arg(short, long)]
+    pub readonly: bool,
+}
+
+/// `up`.
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// What to serve (see examples/quickstart.toml).
+    pub file: PathBuf,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub engine: EngineArgs,
+}
+
+/// `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The device's table; several lines are separated by newlines.
+    #[arg(long, value_name = "TABLE")]
+    pub table: String,
+    /// Name of the device and its export.
+    #[arg(long, default_value = "run")]
+    pub name: String,
+    /// Open what is below read-only.
+    #[arg(short, long)]
+    pub readonly: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub engine: EngineArgs,
+    /// The command; it finds the device's address in UDM_NBD_URI.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<String>,
+}
+
+/// A span of time in milliseconds: 500ms, 5s, 2m, or seconds without a unit.
+pub fn parse_span_ms(text: &str) -> Result<u64, String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(unit_at);
+    let factor_ms = match unit {
+        "ms" => Some(1),
+        "" | "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .zip(factor_ms)
+        .and_then(|(number, factor)| number.checked_mul(factor))
+        .ok_or_else(|| "expected a span such as 500ms, 5s or 2m".to_owned())
+}

@@ -1,0 +1,77 @@
+//! The verbs about exports: export, unexport, exports.
+//!
+//! `export` prints the address clients type and nothing else, so that a script can take it from
+//! there: `nbdinfo "$(udm export disk --nbd unix:./disk.sock)"`. An export belongs to the daemon and
+//! lives on after the command.
+
+use super::args::ExportArgs;
+use super::asker::Daemon;
+use super::failure::Failure;
+use super::output::Output;
+use udm_control::api::{self, ExportState, Selector};
+
+pub(crate) fn export(
+    daemon: &mut Daemon,
+    args: &ExportArgs,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let call = api::Export {
+        device: Selector::name(&*args.device),
+        nbd: absolute(&args.nbd),
+        name: args.name.clone(),
+        read_only: args.readonly,
+    };
+    let export = daemon.ask(&call)?.export;
+    output.text(&format!("{}\n", export.uri));
+    output.field("export", &export);
+    Ok(())
+}
+
+/// A socket path as the daemon must see it: its working directory is another one.
+fn absolute(address: &str) -> String {
+    let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) else {
+        return address.to_owned();
+    };
+    match std::path::absolute(path) {
+        Ok(path) => format!("unix:{}", path.display()),
+        Err(_) => address.to_owned(),
+    }
+}
+
+pub(crate) fn unexport(
+    daemon: &mut Daemon,
+    name: &str,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    daemon.ask(&api::Unexport { name: name.to_owned() })?;
+    output.field("unexported", &name);
+    Ok(())
+}
+
+pub(crate) fn exports(daemon: &mut Daemon, output: &mut Output) -> Result<(), Failure> {
+    let exports = daemon.ask(&api::Exports {})?.exports;
+    output.text(&table(&exports));
+    output.field("exports", &exports);
+    Ok(())
+}
+
+fn table(exports: &[ExportState]) -> String {
+    if exports.is_empty() {
+        return "No exports found\n".to_owned();
+    }
+    let width = |of: fn(&ExportState) -> &str, heading: &str| {
+        let longest = exports.iter().map(|export| of(export).chars().count()).max();
+        longest.unwrap_or(0).max(heading.len())
+    };
+    let name = width(|export| &export.name, "Name");
+    let device = width(|export| &export.device, "Device");
+    let mut text = format!("{:<name$} {:<device$} Mode Clients Address\n", "Name", "Device");
+    for export in exports {
+        let mode = if export.read_only { "ro" } else { "rw" };
+        text += &format!(
+            "{:<name$} {:<device$} {mode:<4} {:>7} {}\n",
+            export.name, export.device, export.connections, export.uri
+        );
+    }
+    text
+}

@@ -1,0 +1,1 @@
+//! The command line's grammar, and what is generated from it.

@@ -1,0 +1,142 @@
+//! The daemon as the control side sees it: the engine, its exports and its journal together.
+//!
+//! Each call comes on a client's thread and may block it. Rules: what changes something is settled
+//! (written to the state file) before it is answered; a table is built before the engine hears of
+//! it, so that a bad one changes nothing.
+
+use super::exports::Exports;
+use super::journal::Journal;
+use super::state::StateDir;
+use crate::runtime::{Runtime, status_of};
+use crate::signals::Ending;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use udm_control::ControlOps;
+use udm_control::api::{ExportState, TargetType};
+use udm_control::ops::ExportOrder;
+use udm_core::error::UserError;
+use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
+use udm_core::table::{TableLine, parse_table};
+
+/// The daemon.
+pub struct DaemonOps {
+    runtime: Arc<Runtime>,
+    exports: Exports,
+    journal: Option<Journal>,
+    ending: Sender<Ending>,
+}
+
+impl DaemonOps {
+    /// A daemon over a running engine; with a state directory, what is in it is brought back, and
+    /// what cannot be is told to `warn`.
+    ///
+    /// # Errors
+    /// `StateDamaged`.
+    pub fn start(
+        runtime: Arc<Runtime>,
+        state: Option<StateDir>,
+        ending: Sender<Ending>,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<DaemonOps, UserError> {
+        let exports = Exports::new(Arc::clone(&runtime));
+        let journal = state.map(Journal::new);
+        let ops = DaemonOps { runtime, exports, journal, ending };
+        if let Some(journal) = &ops.journal {
+            let load = |key: &DeviceKey, text: &str, read_only: bool| {
+                ops.load(key, text, read_only).map(drop)
+            };
+            journal.restore(&ops.runtime, &ops.exports, &load, warn)?;
+            journal.settle(&ops.runtime, &ops.exports, None)?;
+        }
+        Ok(ops)
+    }
+
+    /// The engine.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// Ends all exports; what is under way is answered first. The state keeps them.
+    pub fn end_exports(&self) {
+        self.exports.remove_all();
+    }
+
+    /// The lines with mapped devices as numbers, which a rename does not change.
+    fn lasting(&self, lines: &[TableLine]) -> Vec<TableLine> {
+        let mut lasting = lines.to_vec();
+        for word in lasting.iter_mut().flat_map(|line| &mut line.args) {
+            let name = word.strip_prefix("dm:").or_else(|| word.strip_prefix("/dev/mapper/"));
+            let Some(name) = name else { continue };
+            let request = Request::Lookup { device: DeviceKey::Name(name.to_owned()) };
+            if let Ok(Reply::Device(found)) = self.runtime.request(request) {
+                *word = found.shown;
+            }
+        }
+        lasting
+    }
+}
+
+impl ControlOps for DaemonOps {
+    fn post(&self, request: Request, reply: ReplySink) {
+        self.runtime.post(request, reply);
+    }
+
+    fn ticket(&self) -> Ticket {
+        self.runtime.ticket()
+    }
+
+    fn settle(&self, touched: Option<&DeviceKey>) -> Result<(), UserError> {
+        match &self.journal {
+            Some(journal) => journal.settle(&self.runtime, &self.exports, touched),
+            None => Ok(()),
+        }
+    }
+
+    fn load(
+        &self,
+        device: &DeviceKey,
+        text: &str,
+        read_only: bool,
+    ) -> Result<Box<DeviceStatus>, UserError> {
+        let Some(journal) = &self.journal else {
+            return self.runtime.load(device, text, read_only);
+        };
+        let found = status_of(self.runtime.request(Request::Status { device: device.clone() })?)?;
+        let lines = parse_table(text)?;
+        let table = self.runtime.build_table(text, read_only)?;
+        journal.remember(found.id, &self.lasting(&lines), &table);
+        status_of(self.runtime.request(Request::Load { device: DeviceKey::Id(found.id), table })?)
+    }
+
+    fn targets(&self) -> Vec<TargetType> {
+        let types = self.runtime.registry().types().iter().rev();
+        types
+            .map(|kind| TargetType { name: kind.name().to_owned(), version: kind.version() })
+            .collect()
+    }
+
+    fn version(&self) -> String {
+        env!("CARGO_PKG_VERSION").to_owned()
+    }
+
+    fn export(&self, order: ExportOrder) -> Result<ExportState, UserError> {
+        self.exports.add(order)
+    }
+
+    fn unexport(&self, name: &str) -> Result<(), UserError> {
+        let kept = self.journal.as_ref().is_some_and(|journal| journal.forget_export(name));
+        match self.exports.remove(name) {
+            Err(_) if kept => Ok(()),
+            other => other,
+        }
+    }
+
+    fn exports(&self) -> Vec<ExportState> {
+        self.exports.list()
+    }
+
+    fn shutdown(&self) {
+        // Nobody waits any more: the end has begun already.
+        let _ = self.ending.send(Ending::Asked);
+    }
+}

@@ -1,0 +1,198 @@
+//! `udm up FILE.toml`: make what a file declares and serve it until Ctrl-C.
+//!
+//! The engine is in this process and private; nothing is left when it ends but the backing files. A
+//! control socket is there all the same, so that another shell can swap tables under the load; if
+//! another daemon has the usual one, a socket of our own is made and named.
+//!
+//! Order: the whole file is checked, then backing files are made, then devices, then exports. The
+//! first error ends it, and what was made so far goes with the process; a backing file that was
+//! created stays, since it may hold data a moment later.
+//!
+//! The tricky case is the directory: paths in the file are relative to the file, so the process
+//! moves there first. All that comes after (table lines, sockets) then means the same place.
+
+mod config;
+
+pub use config::{Config, DeviceDecl, ExportDecl, FileDecl};
+
+use crate::cli::args::UpArgs;
+use crate::cli::{Failure, SCHEMA_VERSION};
+use crate::daemon::{Service, say};
+use crate::signals::{EndWatch, Second};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use udm_control::api::ExportState;
+use udm_control::ops::ExportOrder;
+use udm_control::{ControlOps, errno};
+use udm_core::error::{ErrorCode, UserError};
+use udm_core::lifecycle::DeviceKey;
+use udm_types::SECTOR_BYTES;
+
+/// Serves what the file says.
+///
+/// # Errors
+/// What is wrong with the file, with its line, or why something could not be made.
+pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(), Failure> {
+    let end = EndWatch::start(Second::Ends)?;
+    let shown = args.file.display().to_string();
+    let named = |error: UserError| rename_file(&shown, error);
+    let text = fs::read_to_string(&args.file)
+        .map_err(|error| errno::system(ErrorCode::BadConfig, &format!("read {shown}"), &error))?;
+    let config = Config::parse(&text).map_err(named)?;
+    let socket = std::path::absolute(socket).unwrap_or_else(|_| socket.to_owned());
+    enter_directory_of(&args.file)?;
+    for file in &config.files {
+        make_file(file).map_err(named)?;
+    }
+    let (service, _own_dir) = start(args, &socket, chosen, &end)?;
+    for device in &config.devices {
+        service
+            .ops()
+            .runtime()
+            .create(&device.name, device.uuid.as_deref(), &device.table, device.readonly)
+            .map_err(|error| named(error.at_line(device.line)))?;
+    }
+    let mut exports = Vec::new();
+    for export in &config.exports {
+        let order = ExportOrder {
+            device: DeviceKey::Name(export.device.clone()),
+            address: export.nbd.clone(),
+            name: export.name.clone(),
+            read_only: export.readonly,
+        };
+        make_socket_directory(&export.nbd);
+        let state =
+            service.ops().export(order).map_err(|error| named(error.at_line(export.line)))?;
+        exports.push(state);
+    }
+    announce(&service, &config, &exports, json);
+    end.wait();
+    service.stop();
+    Ok(())
+}
+
+/// Says which file the line of an error is in.
+fn rename_file(file: &str, error: UserError) -> UserError {
+    let mut renamed = UserError::new(error.code(), format!("{file}: {}", error.message()))
+        .of_kind(error.kind())
+        .hint(error.hint_text());
+    if let Some(line) = error.line() {
+        renamed = renamed.at_line(line);
+    }
+    renamed
+}
+
+fn enter_directory_of(file: &Path) -> Result<(), UserError> {
+    let Some(dir) = file.parent().filter(|dir| !dir.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    std::env::set_current_dir(dir).map_err(|error| {
+        errno::system(ErrorCode::BadConfig, &format!("enter {}", dir.display()), &error)
+    })
+}
+
+/// Makes a sparse file if there is none; never changes one that is there.
+fn make_file(file: &FileDecl) -> Result<(), UserError> {
+    let path = Path::new(&file.path);
+    let len_bytes = file.len_sectors.saturating_mul(SECTOR_BYTES);
+    let failed = |error: io::Error| {
+        errno::system(ErrorCode::DeviceOpen, &format!("make the file {}", file.path), &error)
+            .at_line(file.line)
+    };
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(created) => created.set_len(len_bytes).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let there = fs::metadata(path).map_err(failed)?;
+            if there.is_file() && there.len() < len_bytes {
+                return Err(UserError::new(
+                    ErrorCode::DeviceTooSmall,
+                    format!("{} has {} bytes, {len_bytes} are declared", file.path, there.len()),
+                )
+                .at_line(file.line)
+                .hint(format!("truncate -s {len_bytes} {} makes it larger", file.path)));
+            }
+            if !there.is_file() && !there.file_type().is_block_device() {
+                return Err(UserError::new(
+                    ErrorCode::NotBlockDevice,
+                    format!("{} is no regular file", file.path),
+                )
+                .at_line(file.line));
+            }
+            Ok(())
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Makes the directory of an export's socket. If that fails, listening says why.
+fn make_socket_directory(nbd: &str) {
+    let dir = nbd.strip_prefix("unix:").and_then(|path| Path::new(path).parent());
+    if let Some(dir) = dir.filter(|dir| !dir.as_os_str().is_empty()) {
+        let _ = fs::create_dir_all(dir);
+    }
+}
+
+/// Starts the engine on the usual socket, or on one of our own if that cannot be had and was not
+/// asked for by name.
+fn start(
+    args: &UpArgs,
+    socket: &Path,
+    chosen: bool,
+    end: &EndWatch,
+) -> Result<(Service, Option<tempfile::TempDir>), UserError> {
+    let mut warn = |text: &str| eprintln!("udm: warning: {text}");
+    let first = Service::start(&args.engine, socket, None, end, &mut warn);
+    let refused = match first {
+        Ok(service) => return Ok((service, None)),
+        Err(error) => error,
+    };
+    let elsewhere = matches!(refused.code(), ErrorCode::SocketInUse | ErrorCode::ListenFailed);
+    if chosen || !elsewhere {
+        return Err(refused);
+    }
+    let own = tempfile::Builder::new().prefix("udm-up-").tempdir().map_err(|error| {
+        errno::system(ErrorCode::ListenFailed, "make a directory for the control socket", &error)
+    })?;
+    let path: PathBuf = own.path().join("control.sock");
+    let service = Service::start(&args.engine, &path, None, end, &mut warn)?;
+    Ok((service, Some(own)))
+}
+
+fn announce(service: &Service, config: &Config, exports: &[ExportState], json: bool) {
+    let socket = service.socket().unwrap_or(Path::new(""));
+    let runtime = service.ops().runtime();
+    if json {
+        let ready = serde_json::json!({
+            "schema_version": SCHEMA_VERSION,
+            "ready": true,
+            "socket": socket,
+            "driver": runtime.driver().name,
+            "exports": exports,
+        });
+        say(&ready.to_string());
+        return;
+    }
+    say(&format!("udm: {}, lanes: {}", runtime.driver(), runtime.lane_count()));
+    for export in exports {
+        say(&format!("udm: {} is served at {}", export.device, export.uri));
+    }
+    let mut text = String::from("\nReady. In another terminal:\n");
+    if let Some(export) = exports.first() {
+        let uri = &export.uri;
+        text += &format!("  nbdinfo '{uri}'\n  qemu-img info '{uri}'\n");
+        text += &format!(
+            "  fio --name=try --ioengine=nbd --uri='{uri}' --rw=randrw --size=16M --iodepth=32\n"
+        );
+    }
+    text += &format!("  export UDM_SOCKET='{}'\n", socket.display());
+    if let Some(device) = config.devices.first() {
+        text += &format!("  udm table {0}\n  udm info {0}\n", device.name);
+    }
+    text += "\nCtrl-C ends it; backing files stay.";
+    say(&text);
+}
