@@ -71,6 +71,19 @@ pub struct TargetTraits {
     pub max_io_len_sectors: Sector,
     /// The core must call `end_io`.
     pub wants_end_io: bool,
+    /// Reads and writes go to this device at a constant distance, and nothing else happens to them.
+    /// The core then adds the numbers itself instead of calling `map`; debug builds call `map`, too,
+    /// and compare. Only for targets without `end_io`.
+    pub shift: Option<Shift>,
+}
+
+/// A remap that is one addition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shift {
+    /// Where bios go.
+    pub dest: Dest,
+    /// The sector there that the target's first sector becomes.
+    pub start_sector: Sector,
 }
 
 impl Default for TargetTraits {
@@ -84,6 +97,7 @@ impl Default for TargetTraits {
             flush_bypasses_map: false,
             max_io_len_sectors: 0,
             wants_end_io: false,
+            shift: None,
         }
     }
 }

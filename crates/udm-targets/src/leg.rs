@@ -11,7 +11,7 @@ use alloc::format;
 use alloc::string::String;
 use udm_core::bio::BioBox;
 use udm_core::table::{Args, BuildCx, DeviceRef};
-use udm_core::target::{DeviceUse, TargetCx};
+use udm_core::target::{DeviceUse, Shift, TargetCx};
 use udm_core::{Dest, UserError};
 use udm_types::{Op, Sector};
 
@@ -45,6 +45,11 @@ impl Leg {
     /// The range the target uses, for the area check and the stacked limits.
     pub(crate) fn part(&self, len_sectors: Sector) -> DeviceUse {
         DeviceUse { device: self.device.clone(), start_sector: self.start_sector, len_sectors }
+    }
+
+    /// The remap of a target that is this leg and nothing more.
+    pub(crate) fn shift(&self) -> Shift {
+        Shift { dest: self.device.dest, start_sector: self.start_sector }
     }
 
     /// The part a lane keeps.

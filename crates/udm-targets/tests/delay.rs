@@ -50,17 +50,26 @@ fn each_class_goes_to_its_device_as_late_as_it_says() {
 }
 
 #[test]
-fn a_write_with_preflush_is_a_flush() {
+fn a_write_with_preflush_is_late_by_both_delays() {
     let mut world = TestWorld::new(udm_targets::registry(), 1);
     world.add_lower("d0", 64);
     let device = world.create("t", "0 64 delay d0 0 5 d0 0 30 d0 0 100");
     let io = Io::write_pattern(0, 8, 1).with(BioFlags::PREFLUSH);
     let start = world.now();
-    let late = world.io(device, io).at.since(start);
-    // The flush is delayed, and the data after it as a write (or both at once as a flush).
-    let both = Nanos::from_millis(FLUSH_MS + WRITE_MS);
-    assert!(late == Nanos::from_millis(FLUSH_MS) || late == both, "{late:?}");
+    let done = world.io(device, io);
+    assert_eq!(done.at, start + Nanos::from_millis(FLUSH_MS + WRITE_MS));
     world.assert_quiet();
+}
+
+#[test]
+fn a_write_whose_preflush_fails_is_not_done() {
+    let mut world = TestWorld::new(udm_targets::registry(), 1);
+    let disk = world.add_lower("d0", 64);
+    let device = world.create("t", "0 64 delay d0 0 5");
+    disk.fail_flushes(Some(udm_types::Status::Medium));
+    let io = Io::write_pattern(0, 8, 1).with(BioFlags::PREFLUSH);
+    assert_eq!(world.io(device, io).status, udm_types::Status::Medium);
+    assert!(disk.log().iter().all(|seen| !seen.op.is_write()));
 }
 
 #[test]

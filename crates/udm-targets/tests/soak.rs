@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use udm_core::lifecycle::{DeviceKey, OnTimeout, Request, SuspendOptions};
+use udm_core::lifecycle::{DeviceKey, OnTimeout, Request, StatusKind, SuspendOptions};
 use udm_testkit::{
     Io, IoTicket, MemLower, SECTOR_LEN, Started, TestWorld, mix, pattern, probe_type,
 };
@@ -231,6 +231,23 @@ impl Soak {
         self.started.push(started);
     }
 
+    /// Questions, and requests that take others back; each has to be answered.
+    fn ask_something(&mut self) {
+        let (_, device) = self.key();
+        let ticket = self.started.last().map_or(0, |started| started.number());
+        let request = match self.below(7) {
+            0 => Request::Cancel { ticket },
+            1 => Request::Clear { device },
+            2 => Request::Status { device },
+            3 => Request::Gauges { device },
+            4 => Request::Deps { device, inactive: true },
+            5 => Request::TableStatus { device, inactive: false, kind: StatusKind::Info },
+            _ => Request::List,
+        };
+        let started = self.world.start(|_| request);
+        self.started.push(started);
+    }
+
     fn disturb(&mut self) {
         match self.below(6) {
             0 => {
@@ -279,7 +296,10 @@ impl Soak {
                 self.start_resume(device);
             }
             18 => self.start_load(),
-            _ => self.send_message(),
+            _ => match self.below(3) {
+                0 => self.ask_something(),
+                _ => self.send_message(),
+            },
         }
         self.collect();
         let world = &mut self.world;

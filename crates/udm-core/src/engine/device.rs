@@ -15,7 +15,7 @@
 //! The tricky case is a barrier (`Op` with `ORDERED`) among held bios: entering them stops in front of
 //! it, and the gate stays closed until the barrier has been through.
 
-use crate::bio::{BioBox, BioClass};
+use crate::bio::{BioBox, BioClass, Dest};
 use crate::lifecycle::Gauges;
 use crate::table::{Table, TableTarget};
 use crate::target::{Target, TargetPlace};
@@ -121,6 +121,8 @@ pub(crate) struct TargetLane {
     pub(crate) max_io_len_sectors: Sector,
     pub(crate) ops: OpSet,
     pub(crate) wants_end_io: bool,
+    /// The destination and what to add (modulo 2^64) for reads and writes, if that is all.
+    pub(crate) shift: Option<(Dest, u64)>,
 }
 
 /// Counters of a device on one lane; summed when asked for.
@@ -194,6 +196,11 @@ impl TableLane {
             max_io_len_sectors: target.traits.max_io_len_sectors,
             ops: target.ops,
             wants_end_io: target.traits.wants_end_io,
+            shift: target
+                .traits
+                .shift
+                .filter(|_| !target.traits.wants_end_io)
+                .map(|to| (to.dest, to.start_sector.wrapping_sub(target.begin_sector))),
         };
         let targets = table.targets.iter().enumerate().map(instance).collect();
         TableLane { generation: table_generation, table: Some(table), targets }

@@ -16,7 +16,7 @@ use crate::target::{Ended, Mapped, Target, TargetCx, TargetPlace};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
-use udm_types::{DeviceId, LaneId, Nanos, Status};
+use udm_types::{DeviceId, LaneId, Nanos, Sector, Status};
 
 /// What targets reach of their lane: its number and clock, and what they asked for during calls.
 #[derive(Debug)]
@@ -83,6 +83,16 @@ pub(crate) fn map(
     bio.push_frame(id, index as u32, target.wants_end_io, seq);
     device.gate.in_flight += 1;
     let mut cx = TargetCx { parts, place: &target.place, noflush_suspending: device.gate.noflush };
+    if let Some((dest, distance)) = target.shift
+        && bio.op.has_data()
+    {
+        let sector = bio.sector.wrapping_add(distance);
+        if cfg!(debug_assertions) {
+            bio = same_by_map(&mut *target.instance, bio, &mut cx, (dest, sector));
+        }
+        bio.remap(dest, sector);
+        return Next::Onward(bio);
+    }
     match target.instance.map(bio, &mut cx) {
         Mapped::Remapped(bio) if bio.dest != Dest::Device(id) => Next::Onward(bio),
         Mapped::Remapped(bio) => {
@@ -92,6 +102,23 @@ pub(crate) fn map(
         Mapped::Submitted => Next::Kept,
         Mapped::Requeue(bio) => Next::Requeue(bio),
         Mapped::Kill(bio) => dead(device, bio),
+    }
+}
+
+/// Debug builds: a target's `map` must say what its `shift` says.
+#[cold]
+fn same_by_map(
+    target: &mut dyn Target,
+    bio: BioBox,
+    cx: &mut TargetCx<'_>,
+    expected: (Dest, Sector),
+) -> BioBox {
+    match target.map(bio, cx) {
+        Mapped::Remapped(bio) => {
+            assert_eq!((bio.dest, bio.sector), expected, "map and shift disagree");
+            bio
+        }
+        other => unreachable!("a target with a shift only remaps, not {other:?}"),
     }
 }
 

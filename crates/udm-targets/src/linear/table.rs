@@ -35,7 +35,11 @@ impl LinearConfig {
 
 impl TargetConfig for LinearConfig {
     fn traits(&self) -> TargetTraits {
-        TargetTraits { flush_bypasses_map: true, ..TargetTraits::default() }
+        TargetTraits {
+            flush_bypasses_map: true,
+            shift: Some(self.leg.shift()),
+            ..TargetTraits::default()
+        }
     }
 
     fn devices(&self) -> Vec<DeviceUse> {
