@@ -8,6 +8,7 @@
 //! hold      keep every bio that comes from now on
 //! flow      send on what is kept, keep nothing
 //! return    push bios back when they return, while a noflush suspend allows it
+//! insist    push bios back when they return, allowed or not
 //! ```
 //!
 //! What is kept leaves at `presuspend`: pushed back under noflush, sent on otherwise. The status is
@@ -38,6 +39,7 @@ struct Probe {
     start_sector: Sector,
     holding: bool,
     returning: bool,
+    insisting: bool,
     /// From presuspend to resume nothing may be kept, or the suspend would never end.
     suspending: bool,
     kept: VecDeque<BioBox>,
@@ -89,6 +91,7 @@ impl TargetConfig for ProbeConfig {
             start_sector: self.start_sector,
             holding: false,
             returning: false,
+            insisting: false,
             suspending: false,
             kept: VecDeque::new(),
         })
@@ -128,7 +131,8 @@ impl Target for Probe {
     }
 
     fn end_io(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Ended {
-        if self.returning && cx.noflush_suspending { Ended::Requeue(bio) } else { Ended::Done(bio) }
+        let push_back = self.insisting || (self.returning && cx.noflush_suspending);
+        if push_back { Ended::Requeue(bio) } else { Ended::Done(bio) }
     }
 
     fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
@@ -167,6 +171,7 @@ impl Target for Probe {
                 self.send_kept(cx);
             }
             Some("return") => self.returning = true,
+            Some("insist") => self.insisting = true,
             _ => return Err(UserError::unknown_message(words)),
         }
         Ok(None)

@@ -284,6 +284,13 @@ impl TestWorld {
         self.resume(device);
     }
 
+    /// Load and resume, for a device that is suspended already; panics if a step fails.
+    #[track_caller]
+    pub fn swap_suspended(&mut self, device: DeviceId, text: &str) {
+        self.load(device, text);
+        self.resume(device);
+    }
+
     /// Removes a device; panics if it fails.
     #[track_caller]
     pub fn remove(&mut self, device: DeviceId) {
