@@ -5,7 +5,8 @@
 //! checked at load that the whole range lies inside the device below.
 //!
 //! Reads and writes do not even come here in release builds: the line's `shift` says the same as a
-//! value, and the core adds it up itself (debug builds do both and compare). Discards and the like do.
+//! value, and the core adds it up itself (debug builds do both and compare). Discards and the like
+//! do.
 //!
 //! Must never allocate, branch on data or keep state: this is the path whose cost is published
 //! (`udm bench --target linear`). A flush comes here only in a table that mixes `linear` with
