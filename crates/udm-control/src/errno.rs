@@ -60,7 +60,9 @@ pub fn kind_of(error: &std::io::Error) -> ErrorKind {
 
 /// An error of a system call, with what was being done.
 pub fn system(code: ErrorCode, what: &str, error: &std::io::Error) -> UserError {
-    UserError::new(code, format!("{what}: {error}")).of_kind(kind_of(error))
+    let words = error.to_string();
+    let words = words.split(" (os error").next().unwrap_or_default();
+    UserError::new(code, format!("{what}: {words}")).of_kind(kind_of(error))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 
 use crate::cli::Failure;
 use crate::cli::args::RunArgs;
-use crate::daemon::Service;
+use crate::daemon::{Service, with_absolute_paths};
 use crate::signals::{EndWatch, Ending, Second};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGTERM;
@@ -35,7 +35,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let control = dir.path().join("control.sock");
     let mut warn = |text: &str| eprintln!("udm: warning: {text}");
     let service = Service::start(&args.engine, &control, None, &end, &mut warn)?;
-    service.ops().runtime().create(&args.name, None, &args.table, args.readonly)?;
+    let table = with_absolute_paths(&args.table, &|_| false)?;
+    service.ops().runtime().create(&args.name, None, &table, args.readonly)?;
     let order = ExportOrder {
         device: DeviceKey::Name(args.name.clone()),
         address: format!("unix:{}", dir.path().join("nbd.sock").display()),

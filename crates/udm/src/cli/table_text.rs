@@ -35,15 +35,8 @@ impl TableText {
         };
         let shown = path.display().to_string();
         let stream = std::fs::File::open(path).map_err(|error| {
-            let words = error.to_string();
-            let words = words.split(" (os error").next().unwrap_or_default();
-            Failure::dm(
-                format!("Couldn't open '{shown}' for reading\n"),
-                Some(
-                    UserError::new(ErrorCode::DeviceNotFound, format!("{shown}: {words}"))
-                        .of_kind(errno::kind_of(&error)),
-                ),
-            )
+            let lines = format!("Couldn't open '{shown}' for reading\n");
+            Failure::dm(lines, Some(errno::system(ErrorCode::DeviceNotFound, &shown, &error)))
         })?;
         Ok(TableText { text: bounded(stream, &shown)?, origin: shown })
     }

@@ -13,6 +13,7 @@
 //! start tries again.
 
 use super::exports::Exports;
+use super::lines::line_text;
 use super::state::{SavedDevice, SavedExport, SavedTable, State, StateDir};
 use crate::runtime::Runtime;
 use std::collections::BTreeMap;
@@ -75,7 +76,7 @@ impl Journal {
             printed: printed_by(table),
             table: SavedTable {
                 read_only: table.read_only,
-                lines: lines.iter().map(shown).collect(),
+                lines: lines.iter().map(line_text).collect(),
             },
         };
         entry.texts.retain(|text| text.printed != known.printed);
@@ -251,21 +252,6 @@ fn printed_line(line: &StatusLine) -> String {
     text.trim_end().to_owned()
 }
 
-/// A line as it would be loaded: separators inside a word get their backslash back.
-fn shown(line: &TableLine) -> String {
-    let mut text = format!("{} {} {}", line.begin_sector, line.len_sectors, line.target);
-    for word in &line.args {
-        text.push(' ');
-        for character in word.chars() {
-            if character == '\\' || character.is_whitespace() {
-                text.push('\\');
-            }
-            text.push(character);
-        }
-    }
-    text
-}
-
 fn create(runtime: &Runtime, device: &SavedDevice) -> Result<(), UserError> {
     let damaged = |what: String| UserError::new(ErrorCode::StateDamaged, what);
     let name = DmName::new(&device.name).map_err(|error| damaged(error.to_string()))?;
@@ -332,15 +318,7 @@ fn below_first(devices: &[SavedDevice]) -> Vec<&SavedDevice> {
 #[cfg(test)]
 mod tests {
     use super::super::state::{SavedDevice, SavedTable};
-    use super::{below_first, shown};
-    use udm_core::table::parse_table;
-
-    #[test]
-    fn words_with_spaces_load_again() {
-        let text = "0 8 linear /dev/my\\ disk\\\\x 0";
-        let lines = parse_table(text).expect("good");
-        assert_eq!(shown(&lines[0]), text);
-    }
+    use super::below_first;
 
     #[test]
     fn what_is_below_is_restored_first_and_loops_end() {

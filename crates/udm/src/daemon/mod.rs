@@ -12,6 +12,7 @@
 mod address;
 mod exports;
 mod journal;
+mod lines;
 mod notify;
 mod ops;
 pub mod state;
@@ -20,6 +21,7 @@ pub mod state;
 mod tests;
 
 pub use address::Address;
+pub(crate) use lines::with_absolute_paths;
 pub use ops::DaemonOps;
 
 use crate::cli::args::{DaemonArgs, DriverArg, EngineArgs};

@@ -17,7 +17,7 @@ pub use config::{Config, DeviceDecl, ExportDecl, FileDecl};
 
 use crate::cli::args::UpArgs;
 use crate::cli::{Failure, SCHEMA_VERSION};
-use crate::daemon::{Service, say};
+use crate::daemon::{Service, say, with_absolute_paths};
 use crate::signals::{EndWatch, Second};
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -48,10 +48,13 @@ pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(),
     }
     let (service, _own_dir) = start(args, &socket, chosen, &end)?;
     for device in &config.devices {
-        service
-            .ops()
-            .runtime()
-            .create(&device.name, device.uuid.as_deref(), &device.table, device.readonly)
+        let is_file = |word: &str| config.files.iter().any(|file| file.path == word);
+        let uuid = device.uuid.as_deref();
+        with_absolute_paths(&device.table, &is_file)
+            .and_then(|table| {
+                let runtime = service.ops().runtime();
+                runtime.create(&device.name, uuid, &table, device.readonly)
+            })
             .map_err(|error| named(error.at_line(device.line)))?;
     }
     let mut exports = Vec::new();
