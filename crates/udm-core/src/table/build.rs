@@ -248,8 +248,11 @@ impl TableBuilder<'_> {
         if features.always_writable && self.read_only {
             return Err(rule(format!("{} cannot be read-only", target_type.name())));
         }
-        let immutable = before.iter().any(|target| target.target_type.features().immutable);
-        let same = before.iter().all(|target| target.target_type.name() == target_type.name());
+        // The rule below kept the lines before uniform if any of them is immutable, so the first
+        // speaks for all; looking at each would cost the square of the number of lines.
+        let first = before.first().map(|target| target.target_type);
+        let immutable = first.is_some_and(|first| first.features().immutable);
+        let same = first.is_none_or(|first| first.name() == target_type.name());
         if (immutable || (features.immutable && !before.is_empty())) && !same {
             return Err(rule("this type does not mix with the other targets".into()));
         }
