@@ -94,7 +94,7 @@ error_codes! {
         "The first line starts at sector 0 and each next line starts where the one before it ends.\nUse a zero or error target to fill a hole on purpose.";
     Overlap = "UDM-0106", Invalid, "table lines overlap or are out of order",
         "Each line starts exactly where the one before it ends. Lines are not sorted for you.";
-    RangeOverflow = "UDM-0107", Overflow, "a number or range is too large",
+    RangeOverflow = "UDM-0107", Invalid, "a number or range is too large",
         "A device can have at most 2^54 - 1 sectors. START + LENGTH must stay within that.";
     UnknownTarget = "UDM-0108", Invalid, "unknown target type",
         "The third word of a table line names the target type. `udm targets` lists the types there are.";
