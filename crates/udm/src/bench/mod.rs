@@ -10,7 +10,7 @@
 mod ladder;
 mod load;
 mod swap;
-mod verify;
+pub(crate) mod verify;
 
 use clap::{Args, Subcommand, ValueEnum};
 use udm_driver::DriverChoice;
