@@ -65,10 +65,15 @@ impl Engine {
     #[inline]
     pub(super) fn deliver(&mut self, id: ActorId, tag: u64, mut bio: BioBox) {
         bio.set_live(false);
-        if let Some(slot) = self.actors.slots.get_mut(id.index()).and_then(Option::as_mut) {
-            slot.uses.bios_in_flight -= 1;
-        }
-        self.with_actor(id, |actor, cx| actor.on_bio(tag, bio, cx));
+        let Some(ActorSlot { actor, uses }) =
+            self.actors.slots.get_mut(id.index()).and_then(Option::as_mut)
+        else {
+            debug_assert!(false, "an actor is kept until its last bio is back");
+            return;
+        };
+        uses.bios_in_flight -= 1;
+        let mut cx = ActorCx { shared: &mut self.shared, devices: &self.devices, slot: uses, id };
+        actor.on_bio(tag, bio, &mut cx);
     }
 
     pub(super) fn on_actor_op(&mut self, id: ActorId, user: u32, completion: Completion) {

@@ -20,7 +20,7 @@ use crate::table::FlushRoute;
 use crate::target::Ended;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use udm_types::{BioFlags, DeviceId, LowerId, Op, SECTOR_BYTES, Status};
+use udm_types::{BioFlags, DeviceId, Op, SECTOR_BYTES, Status};
 
 impl Engine {
     /// Sends a bio to its destination: through as many devices as remap it, down to where it is
@@ -71,17 +71,6 @@ impl Engine {
                     self.check_drained(id);
                 }
             }
-        }
-    }
-
-    fn submit_lower(&mut self, lower: LowerId, bio: BioBox) {
-        let refused = match self.lowers.get(lower) {
-            None => Some(Status::Offline),
-            Some(slot) => slot.refusal(&bio),
-        };
-        match refused {
-            Some(status) => self.give_up(bio, status),
-            None => self.with_lower(lower, |lane, cx| lane.submit(bio, cx)),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::Engine;
 use super::tokens::lower_token;
-use crate::bio::Bio;
+use crate::bio::{Bio, BioBox};
 use crate::error::{ErrorCode, UserError};
 use crate::lower::{LowerCx, LowerLane, LowerRef};
 use alloc::boxed::Box;
@@ -71,6 +71,27 @@ impl Engine {
             now: self.shared.now,
         };
         visit(&mut *slot.lane, &mut cx);
+    }
+
+    /// Hands a bio to a lower device, if it lies inside.
+    #[inline]
+    pub(super) fn submit_lower(&mut self, id: LowerId, bio: BioBox) {
+        let Some(slot) = self.lowers.slots.get_mut(id.index()).and_then(Option::as_mut) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        if let Some(status) = slot.refusal(&bio) {
+            return self.give_up(bio, status);
+        }
+        let mut cx = LowerCx {
+            driver: &mut *self.shared.driver,
+            done: &mut self.parts.done,
+            timers: &mut self.lower_timers,
+            ops_in_flight: &mut slot.ops_in_flight,
+            id,
+            lane: self.shared.lane,
+            now: self.shared.now,
+        };
+        slot.lane.submit(bio, &mut cx);
     }
 
     /// Opens a lower device on this lane and keeps it open, without a table: for measuring what is
