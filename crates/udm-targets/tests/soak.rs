@@ -25,6 +25,25 @@ const LEN_MIN: Sector = 192;
 const LEN_MAX: Sector = 320;
 const STEPS: usize = 250;
 
+/// What was asked of the life cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Suspend,
+    Resume,
+    Other,
+}
+
+/// What happened in a run.
+#[derive(Debug, Default)]
+struct Tally {
+    done: u64,
+    failed: u64,
+    suspends: u64,
+    given_up: u64,
+    swaps: u64,
+    removed: u64,
+}
+
 /// A request under way.
 struct Under {
     io: Io,
@@ -43,10 +62,16 @@ struct Soak {
     values: Vec<Option<u64>>,
     busy: Vec<bool>,
     under: BTreeMap<IoTicket, Under>,
-    started: Vec<Started>,
+    started: Vec<(Started, What)>,
     generation: u64,
     faults: u64,
     faulty: bool,
+    /// What happened, so that a soak in which nothing happens is noticed.
+    tally: Tally,
+    /// A remove of the upper device that has not been answered.
+    removing: Option<Started>,
+    /// The upper device was removed before; what came after found nothing.
+    removals: u64,
     /// A suspend may have failed what hangs; the device is fenced until that has ended.
     aborts: bool,
 }
@@ -73,6 +98,9 @@ impl Soak {
             faults: 0,
             faulty: false,
             aborts: false,
+            tally: Tally::default(),
+            removing: None,
+            removals: 0,
         }
     }
 
@@ -144,17 +172,21 @@ impl Soak {
             let Under { io, generation, faults } = under;
             let range = io.sector as usize..(io.sector + io.len_sectors) as usize;
             let what = format!("{:?} {:?} at {range:?}", io.op, io.flags);
+            self.tally.done += 1;
             if !done.status.is_ok() {
+                self.tally.failed += 1;
                 let refused = done.status == Status::NotSupported
                     && matches!(io.op, Op::Discard | Op::WriteZeroes);
                 let fault = self.faulty || self.faults != faults;
                 let aborted = matches!(done.status, Status::Timeout | Status::Offline);
                 let beyond = range.end as Sector > LEN_MIN && done.status == Status::IoErr;
-                assert!(
-                    refused || fault || beyond || (aborted && self.aborts),
-                    "{what}: {:?}",
-                    done.status
-                );
+                let gone = matches!(done.status, Status::Offline | Status::IoErr);
+                let explained = refused
+                    || fault
+                    || beyond
+                    || (aborted && self.aborts)
+                    || (gone && self.removals > 0);
+                assert!(explained, "{what}: {:?}", done.status);
             }
             self.settle_values(&io, generation, done.status, &range);
             if io.op == Op::Read && done.status.is_ok() {
@@ -203,13 +235,13 @@ impl Soak {
         let noflush = self.below(3) != 0;
         let options = SuspendOptions { noflush, deadline, on_timeout, reason: "soak".into() };
         let started = self.world.start(|ticket| Request::Suspend { device, options, ticket });
-        self.started.push(started);
+        self.started.push((started, What::Suspend));
     }
 
     fn start_resume(&mut self, device: DeviceKey) {
         let options = SuspendOptions { noflush: self.below(2) == 0, ..SuspendOptions::default() };
         let started = self.world.start(|ticket| Request::Resume { device, options, ticket });
-        self.started.push(started);
+        self.started.push((started, What::Resume));
     }
 
     fn start_load(&mut self) {
@@ -218,7 +250,7 @@ impl Soak {
         // The device below may be smaller at the moment; then the table is refused, rightly.
         if let Ok(table) = self.world.build(&text) {
             let started = self.world.start(|_| Request::Load { device, table });
-            self.started.push(started);
+            self.started.push((started, What::Other));
         }
     }
 
@@ -228,13 +260,42 @@ impl Soak {
         let word = ["hold", "flow", "return"][self.below(3) as usize];
         let words = vec![word.to_owned()];
         let started = self.world.start(|_| Request::Message { device, sector, words });
-        self.started.push(started);
+        self.started.push((started, What::Other));
+    }
+
+    /// Takes the upper device away under I/O; another one comes when it is gone.
+    fn start_remove(&mut self) {
+        if self.removing.is_none() {
+            self.removals += 1;
+            let device = DeviceKey::Id(self.devices[1]);
+            let started = self.world.start(|_| Request::Remove { device, deferred: false });
+            self.removing = Some(started);
+        }
+    }
+
+    /// Makes the upper device again once it is gone.
+    fn replace_removed(&mut self) {
+        let Some(started) = self.removing else { return };
+        let Some(answer) = self.world.answer(started) else { return };
+        assert!(answer.is_ok(), "nobody has the upper device open: {answer:?}");
+        self.removing = None;
+        self.tally.removed += 1;
+        let name = format!("top{}", self.removals);
+        let text = self.layout("dm:bottom");
+        self.devices[1] = self.world.create_empty(&name);
+        // Without a table, if the device below is too small at the moment.
+        if let Ok(table) = self.world.build(&text) {
+            let device = DeviceKey::Id(self.devices[1]);
+            let started = self.world.start(|_| Request::Load { device, table });
+            self.started.push((started, What::Other));
+            self.start_resume(DeviceKey::Id(self.devices[1]));
+        }
     }
 
     /// Questions, and requests that take others back; each has to be answered.
     fn ask_something(&mut self) {
         let (_, device) = self.key();
-        let ticket = self.started.last().map_or(0, |started| started.number());
+        let ticket = self.started.last().map_or(0, |(started, _)| started.number());
         let request = match self.below(7) {
             0 => Request::Cancel { ticket },
             1 => Request::Clear { device },
@@ -245,7 +306,7 @@ impl Soak {
             _ => Request::List,
         };
         let started = self.world.start(|_| request);
-        self.started.push(started);
+        self.started.push((started, What::Other));
     }
 
     fn disturb(&mut self) {
@@ -296,14 +357,29 @@ impl Soak {
                 self.start_resume(device);
             }
             18 => self.start_load(),
-            _ => match self.below(3) {
-                0 => self.ask_something(),
+            _ => match self.below(6) {
+                0 | 1 => self.ask_something(),
+                2 => self.start_remove(),
                 _ => self.send_message(),
             },
         }
         self.collect();
-        let world = &mut self.world;
-        self.started.retain(|&started| world.answer(started).is_none());
+        self.replace_removed();
+        self.take_answers();
+    }
+
+    fn take_answers(&mut self) {
+        let (world, tally) = (&mut self.world, &mut self.tally);
+        self.started.retain(|&(started, what)| {
+            match (world.answer(started), what) {
+                (None, _) => return true,
+                (Some(Ok(_)), What::Suspend) => tally.suspends += 1,
+                (Some(Err(_)), What::Suspend) => tally.given_up += 1,
+                (Some(Ok(_)), What::Resume) => tally.swaps += 1,
+                (Some(_), What::Resume | What::Other) => {}
+            }
+            false
+        });
     }
 
     /// Repairs everything, and everything has to come back.
@@ -312,22 +388,24 @@ impl Soak {
         self.disk.flow();
         self.world.settle();
         self.collect();
-        for device in self.devices {
+        for (which, below) in ["d0", "dm:bottom"].into_iter().enumerate() {
+            self.replace_removed();
+            assert!(which == 0 || self.removing.is_none(), "the remove was not answered");
+            let device = self.devices[which];
             // A plain table, so that no probe holds anything any more.
-            let below = if device == self.devices[0] { "d0" } else { "dm:bottom" };
             let table = self.world.build(&format!("0 {LEN_MAX} linear {below} 0"));
             let table = table.expect("the devices below are whole");
             let device = DeviceKey::Id(device);
             let key = device.clone();
-            self.started.push(self.world.start(|_| Request::Load { device, table }));
+            let started = self.world.start(|_| Request::Load { device, table });
+            self.started.push((started, What::Other));
             self.start_resume(key);
             self.world.settle();
         }
         self.faulty = true;
         self.collect();
         self.faulty = false;
-        let world = &mut self.world;
-        self.started.retain(|&started| world.answer(started).is_none());
+        self.take_answers();
         assert!(self.started.is_empty(), "requests without an answer: {:?}", self.started);
         assert!(self.under.is_empty(), "{} requests did not come back", self.under.len());
         for device in self.devices {
@@ -348,6 +426,7 @@ fn a_stack_survives_everything_at_once() {
         }
         Err(_) => 0..60,
     };
+    let mut tallies = Vec::new();
     for seed in seeds {
         // The last seed printed is the one that failed.
         println!("seed {seed}");
@@ -356,5 +435,14 @@ fn a_stack_survives_everything_at_once() {
             soak.step();
         }
         soak.finish();
+        tallies.push(soak.tally);
     }
+    let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
+    let runs = tallies.len() as u64;
+    assert!(sum(|tally| tally.done) > 60 * runs, "{tallies:?}");
+    assert!(sum(|tally| tally.failed) < sum(|tally| tally.done) / 2, "{tallies:?}");
+    assert!(sum(|tally| tally.suspends) > runs, "{tallies:?}");
+    assert!(sum(|tally| tally.given_up) > 0, "{tallies:?}");
+    assert!(sum(|tally| tally.swaps) > 5 * runs, "{tallies:?}");
+    assert!(sum(|tally| tally.removed) > runs / 4, "{tallies:?}");
 }
