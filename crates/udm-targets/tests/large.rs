@@ -47,3 +47,34 @@ fn twenty_thousand_lines_are_served_swapped_and_printed() {
     world.remove(device);
     world.assert_quiet();
 }
+
+#[test]
+fn a_thousand_idle_devices_let_every_lane_sleep() {
+    let mut world = TestWorld::new(udm_targets::registry(), 2);
+    world.add_lower("d0", 64);
+    let kinds = [
+        "linear d0 0",
+        "striped 1 8 d0 0",
+        "zero",
+        "error",
+        "delay d0 0 5",
+        "flakey d0 0 1 1 2 random_read_corrupt 9",
+    ];
+    let mut devices = Vec::new();
+    for index in 0..1000 {
+        let kind = kinds[index % kinds.len()];
+        devices.push(world.create(&format!("t{index}"), &format!("0 64 {kind}")));
+    }
+    for device in &devices[..12] {
+        world.submit(0, *device, Io::read(0, 8));
+        world.submit(1, *device, Io::flush());
+    }
+    world.settle();
+    assert_eq!(world.pending(), 0);
+    assert_eq!(world.next_deadline(), None, "no timer is set");
+    for lane in 0..2 {
+        assert!(!world.turn(lane), "there is nothing to do");
+        assert!(world.probe(lane).is_asleep());
+        assert_eq!(world.probe(lane).deadline(), None, "it sleeps until somebody wakes it");
+    }
+}
