@@ -12,8 +12,9 @@
 //! The tricky case is the continuation of a short write, which may begin in the middle of a sector:
 //! its words are checked by their index, as those of a whole sector are.
 
-use crate::lane_io::Sleep;
+use crate::lane_io::{Ended, Sleep};
 use crate::ops::{DiskAction, DiskOp, EBADF, EINVAL, EOPNOTSUPP};
+use crate::oracle::FaultKind;
 use crate::state::{SimState, Stage};
 use crate::value::{SECTOR_LEN, decode_at, sector_of, volume_of, write_of};
 use std::sync::Arc;
@@ -91,7 +92,11 @@ impl Driver for SimDriver {
         };
         for _ in 0..count {
             let pick = state.rng.usize(0..ended.len());
-            completions.push(ended.swap_remove(pick));
+            let ended = ended.swap_remove(pick);
+            if ended.unsettled {
+                state.oracle.fault(FaultKind::Sync, std::iter::empty());
+            }
+            completions.push(ended.completion);
         }
         lane.sleep = match deadline {
             _ if woken || count > 0 => Sleep::Awake,
@@ -155,7 +160,7 @@ impl SimState {
 
     fn refuse_op(&mut self, lane: usize, token: OpToken, errno: Errno, payload: Payload) {
         let completion = Completion { token, result: Err(errno), payload, more: false };
-        self.lanes[lane].ended.push(completion);
+        self.lanes[lane].ended.push(Ended { completion, unsettled: false });
     }
 
     /// An operation may only touch what a table has given away, and a write must fit its place.

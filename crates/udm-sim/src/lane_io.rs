@@ -30,11 +30,20 @@ pub(crate) struct LaneIo {
     /// The disk behind each handle.
     pub handles: Vec<Option<usize>>,
     /// Operations that have ended and wait for the lane.
-    pub ended: Vec<Completion>,
+    pub(crate) ended: Vec<Ended>,
     /// Whether it sleeps.
     pub sleep: Sleep,
     /// Its wake-up flag.
     pub wake: Arc<SimWake>,
+}
+
+/// An operation that has ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// What the lane will get.
+    pub(crate) completion: Completion,
+    /// It was to make data durable, and failed: who is told of it may begin before the lane looks.
+    pub(crate) unsettled: bool,
 }
 
 /// The wake-up flag of a lane. It crosses no thread here; the trait wants it shareable.

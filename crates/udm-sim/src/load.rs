@@ -207,8 +207,10 @@ impl Actor for LoadActor {
             }
             state.oracle.complete(number, bio.status, &found, &state.disks);
         }
+        // A device that fails at once must not keep the world busy with nothing else.
+        let eager = bio.status.is_ok() && self.stage.get().rng.bool();
         cx.recycle(bio);
-        let again = matches!(self.task, Task::Sweep { .. }) || self.stage.get().rng.bool();
+        let again = matches!(self.task, Task::Sweep { .. }) || eager;
         if again {
             self.work(cx);
         } else {

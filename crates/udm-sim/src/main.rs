@@ -47,6 +47,9 @@ struct Args {
     /// Worlds run side by side.
     #[arg(long, default_value_t = 2)]
     jobs: u64,
+    /// Name every failing seed instead of stopping at the first.
+    #[arg(long)]
+    keep_going: bool,
     /// Do not make a failure small.
     #[arg(long)]
     no_shrink: bool,
@@ -101,29 +104,39 @@ fn side_by_side(args: &Args, base: &Scenario) -> Outcome {
             .map(|job| {
                 let (failed, done) = (&failed, &done);
                 scope.spawn(move || {
-                    let seeds = (args.seed..args.seed.saturating_add(args.seeds))
+                    let mut seeds = (args.seed..args.seed.saturating_add(args.seeds))
                         .filter(|seed| seed % jobs == job);
-                    let outcome = search(base, seeds, |_| {
-                        let count = done.fetch_add(1, Ordering::Relaxed) + 1;
-                        if count % 500 == 0 {
-                            println!("{count} of {} seeds", args.seeds);
+                    let mut sum = Outcome::default();
+                    loop {
+                        let outcome = search(base, seeds.by_ref(), |_| {
+                            let count = done.fetch_add(1, Ordering::Relaxed) + 1;
+                            if count % 500 == 0 {
+                                println!("{count} of {} seeds", args.seeds);
+                            }
+                            failed.load(Ordering::Relaxed)
+                        });
+                        sum.absorb(outcome);
+                        match &sum.failure {
+                            Some(failure) if args.keep_going => {
+                                println!(
+                                    "FAILED seed {}: {}",
+                                    failure.scenario.seed, failure.violation
+                                );
+                                sum.failure = None;
+                            }
+                            Some(_) => {
+                                failed.store(true, Ordering::Relaxed);
+                                return sum;
+                            }
+                            None => return sum,
                         }
-                        failed.load(Ordering::Relaxed)
-                    });
-                    if outcome.failure.is_some() {
-                        failed.store(true, Ordering::Relaxed);
                     }
-                    outcome
                 })
             })
             .collect();
         for search in searches {
             let Ok(outcome) = search.join() else { continue };
-            sum.runs += outcome.runs;
-            sum.steps += outcome.steps;
-            sum.events += outcome.events;
-            sum.tally.add(&outcome.tally);
-            sum.failure = sum.failure.take().or(outcome.failure);
+            sum.absorb(outcome);
         }
     });
     sum

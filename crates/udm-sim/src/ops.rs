@@ -16,6 +16,7 @@
 //! The tricky case is the hanging write that was abandoned: it keeps its memory and takes effect when
 //! the disk is healed, which is what the fence above has to survive.
 
+use crate::lane_io::Ended;
 use crate::oracle::FaultKind;
 use crate::state::{Canary, SimState};
 use crate::value::SECTOR_LEN;
@@ -367,12 +368,10 @@ impl SimState {
             Err(errno) => u64::MAX - errno.0 as u64,
         };
         self.note("op ends", &[serial, code]);
-        self.lanes[op.lane].ended.push(Completion {
-            token: op.token,
-            result,
-            payload: op.payload,
-            more: false,
-        });
+        let settles = matches!(op.action, DiskAction::Sync | DiskAction::Write { durable: true });
+        let unsettled = settles && matches!(op.fate, Fate::Fail(_, EIO | ENOSPC));
+        let completion = Completion { token: op.token, result, payload: op.payload, more: false };
+        self.lanes[op.lane].ended.push(Ended { completion, unsettled });
     }
 }
 

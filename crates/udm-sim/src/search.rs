@@ -37,6 +37,17 @@ pub struct Outcome {
     pub failure: Option<Failure>,
 }
 
+impl Outcome {
+    /// Adds another search's work; the first failure stays.
+    pub fn absorb(&mut self, other: Outcome) {
+        self.runs += other.runs;
+        self.steps += other.steps;
+        self.events += other.events;
+        self.tally.add(&other.tally);
+        self.failure = self.failure.take().or(other.failure);
+    }
+}
+
 /// Runs one world; a panic is a violation.
 pub fn judge(scenario: &Scenario) -> Verdict {
     catch_unwind(AssertUnwindSafe(|| run(scenario))).unwrap_or_else(|payload| {

@@ -141,7 +141,7 @@ impl Swarm {
             spurious_turns,
             delay,
             hold,
-            flakey,
+            flakey: flakey && !races,
             regions,
             striped,
             swaps,

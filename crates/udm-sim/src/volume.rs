@@ -167,8 +167,21 @@ impl Volume {
             if !self.director.resume(&name, SuspendOptions::default()).await {
                 self.director.violate(format!("{name} cannot be resumed"));
             }
+            if self.stack.nodes[node].window.is_some() {
+                // A target that fails by design is a fault too, and is healed.
+                self.dress_plainly(node).await;
+            }
         }
         self.stop_load().await;
+    }
+
+    async fn dress_plainly(&mut self, node: usize) {
+        let name = self.stack.nodes[node].name.clone();
+        let dress = self.director.dress(&self.stack, node, true, false);
+        self.director.load(&name, &dress.text).await;
+        let window = self.expect_dress(node, &dress);
+        let done = self.director.resume(&name, SuspendOptions::default()).await;
+        self.dressed(node, &dress, window, done);
     }
 
     /// Stops the load and waits until its last bio is back.

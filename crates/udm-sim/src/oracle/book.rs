@@ -14,7 +14,7 @@ use super::register::{NEVER, Register, Tick};
 use super::{Oracle, Submission};
 use crate::disk::Disk;
 use std::collections::BTreeMap;
-use udm_types::Sector;
+use udm_types::{Op, Sector};
 
 /// What a sector of a volume is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +150,22 @@ impl Oracle {
             volume.registers.resize_with(classes.len(), || Register::fresh(now));
             volume.classes.resize(classes.len(), Class::Data);
         }
+        let writes = self
+            .under_way
+            .iter()
+            .filter(|(_, record)| record.asked.volume == index && record.asked.op.is_write());
         for (sector, &class) in classes.iter().enumerate().skip(old) {
             volume.classes[sector] = class;
-            volume.registers[sector].renew(now);
+            let register = &mut volume.registers[sector];
+            register.renew(now);
+            // What was submitted beyond the end and is held may yet find room.
+            for (&number, record) in writes.clone() {
+                let asked = record.asked;
+                let at = sector as Sector;
+                if asked.sector <= at && at < asked.sector.saturating_add(asked.len_sectors) {
+                    register.begin_once(number, asked.op != Op::Write, record.start);
+                }
+            }
         }
     }
 

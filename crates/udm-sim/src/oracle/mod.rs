@@ -21,6 +21,7 @@ mod register;
 
 pub(crate) use book::{Class, Volume};
 pub(crate) use excuse::{FaultKind, WindowId};
+use register::Register;
 pub(crate) use register::Tick;
 
 use crate::disk::{Disk, Owner};
@@ -162,10 +163,6 @@ impl Oracle {
             if let Some(volume) = self.volumes[asked.volume].as_mut() {
                 volume.for_data(asked, |register| register.end(number, certain, now, oldest));
             }
-            if status.is_ok() && asked.flags.contains(BioFlags::FUA) {
-                // The write's own sectors count as acknowledged now.
-                self.check_durable(asked.volume, asked.sector, asked.len_sectors, now, disks);
-            }
         }
     }
 
@@ -190,10 +187,20 @@ impl Oracle {
         if asked.op == Op::Read {
             self.check_read(number, record, found, now);
         }
+        if asked.op == Op::Write && asked.flags.contains(BioFlags::FUA) {
+            let (sector, len) = (asked.sector, asked.len_sectors);
+            let start = record.start;
+            self.check_durable(asked.volume, sector, len, disks, |register, tag| {
+                register.is_not_older(tag, start)
+            });
+        }
         let flushes = asked.flags.intersects(BioFlags::PREFLUSH | BioFlags::ORDERED);
         if asked.op == Op::Flush || flushes {
             if !self.excuses.sync_failed_since(record.start) || asked.op == Op::Flush {
-                self.check_durable(asked.volume, 0, Sector::MAX, record.start, disks);
+                let start = record.start;
+                self.check_durable(asked.volume, 0, Sector::MAX, disks, |register, tag| {
+                    register.may_be_durable(tag, start)
+                });
             }
             if let Some(volume) = self.volumes[asked.volume].as_mut() {
                 volume.last_good_flush = volume.last_good_flush.max(record.start);
@@ -262,14 +269,14 @@ impl Oracle {
         }
     }
 
-    /// The durable image must hold a legal value for all that was acknowledged before `since`.
+    /// The durable image of a range must hold values that `legal` allows.
     fn check_durable(
         &mut self,
         index: usize,
         sector: Sector,
         len_sectors: Sector,
-        since: Tick,
         disks: &[Disk],
+        legal: impl Fn(&Register, Tag) -> bool,
     ) {
         let Some(volume) = self.volumes[index].as_mut() else { return };
         let end = sector.saturating_add(len_sectors).min(volume.sure_len_sectors());
@@ -278,7 +285,7 @@ impl Oracle {
             let Some((disk, place)) = volume.spot(sector) else { continue };
             let contents = decode(disks[disk].durable_sector(place));
             let register = volume.register(sector);
-            if !is_legal(&contents, index, sector, |tag| register.may_be_durable(tag, since)) {
+            if !is_legal(&contents, index, sector, |tag| legal(register, tag)) {
                 broken = Some(format!(
                     "after a flush the medium holds {} in sector {sector} of volume {index} \
                      (disk {disk} sector {place}); legal:{}",

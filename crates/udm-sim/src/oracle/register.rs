@@ -65,6 +65,13 @@ impl Register {
         self.candidates.push(Candidate { zeroes, ..Candidate::zeroes(write, now, NEVER) });
     }
 
+    /// A write that began at `start` may land here, if that is not known yet.
+    pub(crate) fn begin_once(&mut self, write: u32, zeroes: bool, start: Tick) {
+        if self.candidates.iter().all(|candidate| candidate.write != write) {
+            self.begin(write, zeroes, start);
+        }
+    }
+
     /// A write ended; `certain` if it was acknowledged and surely did its work. `oldest` is the
     /// start of the oldest I/O under way: what ended before is no longer asked for.
     pub(crate) fn end(&mut self, write: u32, certain: bool, now: Tick, oldest: Tick) {
@@ -96,6 +103,12 @@ impl Register {
         self.candidates
             .iter()
             .any(|candidate| candidate.shows(tag) && candidate.superseded >= since)
+    }
+
+    /// Whether this tag may be durable once a durable write that began at `since` has ended: it is that
+    /// write's, or of one that had not ended before.
+    pub(crate) fn is_not_older(&self, tag: Tag, since: Tick) -> bool {
+        self.candidates.iter().any(|candidate| candidate.shows(tag) && candidate.end >= since)
     }
 
     /// A read that began at `since` found this tag.
