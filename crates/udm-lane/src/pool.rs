@@ -10,9 +10,10 @@ use alloc::vec::Vec;
 /// Size classes: 4 KiB, 16 KiB, 64 KiB, 256 KiB, 1 MiB; larger requests are allocated singly.
 const CLASS_BYTES: [usize; 5] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
-/// Bytes a pool keeps idle at the most, a class. Enough for a few hundred small requests in
-/// flight; beyond it buffers are freed, so an old burst does not hold memory for ever.
-const IDLE_BYTES_PER_CLASS_MAX: usize = 4 << 20;
+/// Bytes a pool keeps idle at the most, a class: what a connection of a front may have in flight
+/// (`MEMORY_BYTES_MAX` of the NBD front), since a buffer that is not kept costs its page faults
+/// again. Beyond it buffers are freed, so an old burst does not hold memory for ever.
+const IDLE_BYTES_PER_CLASS_MAX: usize = 8 << 20;
 
 /// Idle buffers of one lane.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@
 //!
 //! Rules. One send at a time, since a short one must be continued before anything else. A place that
 //! was reserved is finished or given up exactly once. A buffer is reused when nothing reserved
-//! or queued is left in it. A large read gets a buffer of its own, just as long as its data, so that
-//! it is of a size the pool keeps; its head goes before it as a piece of a shared buffer.
+//! or queued is left in it. A large read gets buffers of its own, of
+//! the same size, which the pool keeps; its head goes before them as a piece of a shared buffer.
 //!
 //! ```text
 //! buf: | sent | head data | head data | head | reserved, not read yet | free ...
@@ -57,6 +57,8 @@ struct ReplyBuf {
     cursor: usize,
     /// Places reserved and pieces queued or being sent.
     live: usize,
+    /// The next buffer of the same large read.
+    next: Option<usize>,
 }
 
 /// A run of finished bytes in one buffer.
@@ -81,10 +83,7 @@ impl Outbox {
         pool: &mut BufPool,
     ) -> Place {
         if len_bytes > SHARED_READ_BYTES_MAX {
-            let buf = self.add(pool.take(len_bytes));
-            let place = Place { buf, data_offset: 0, len_bytes };
-            self.bufs[buf].iter_mut().for_each(|reply_buf| reply_buf.live += 1);
-            return place;
+            return Place { buf: self.add_chain(len_bytes, pool), data_offset: 0, len_bytes };
         }
         let buf = self.shared(head_bytes + len_bytes, pool);
         let reply_buf = self.bufs[buf].as_mut().expect("invariant: chosen right above");
@@ -94,30 +93,50 @@ impl Outbox {
         Place { buf, data_offset, len_bytes }
     }
 
-    /// Where the data of a place goes.
-    pub(super) fn segment(&self, place: Place) -> Segment {
-        let reply_buf = self.bufs[place.buf].as_ref().expect("invariant: a live place keeps it");
-        segment(&reply_buf.buf, place.data_offset, place.data_offset + place.len_bytes)
+    /// Appends where the data of a place goes.
+    #[inline]
+    pub(super) fn add_segments(&self, place: Place, payload: &mut Payload) {
+        if place.len_bytes <= SHARED_READ_BYTES_MAX {
+            let reply_buf =
+                self.bufs[place.buf].as_ref().expect("invariant: a live place keeps it");
+            let end = place.data_offset + place.len_bytes;
+            return payload.push(segment(&reply_buf.buf, place.data_offset, end));
+        }
+        let mut next = Some(place.buf);
+        while let Some(at) = next {
+            let reply_buf = self.bufs[at].as_ref().expect("invariant: a live place keeps it");
+            payload.push(segment(&reply_buf.buf, 0, reply_buf.cursor));
+            next = reply_buf.next;
+        }
     }
 
     /// The data of a place has been read: queues `head` (as long as was reserved) and the data.
     pub(super) fn finish(&mut self, place: Place, head: &[u8], pool: &mut BufPool) {
-        let mut start = place.data_offset;
         if place.len_bytes > SHARED_READ_BYTES_MAX {
             self.push(head, pool);
-        } else {
-            let reply_buf =
-                self.bufs[place.buf].as_ref().expect("invariant: a live place keeps it");
-            start -= head.len();
-            reply_buf.buf.copy_in(start, head);
+            let mut next = Some(place.buf);
+            while let Some(buf) = next {
+                let reply_buf = self.bufs[buf].as_ref().expect("invariant: a live place keeps it");
+                let end = reply_buf.cursor;
+                next = reply_buf.next;
+                self.enqueue(Piece { buf, start: 0, end, live: 1 });
+            }
+            return;
         }
+        let reply_buf = self.bufs[place.buf].as_ref().expect("invariant: a live place keeps it");
+        let start = place.data_offset - head.len();
+        reply_buf.buf.copy_in(start, head);
         let end = place.data_offset + place.len_bytes;
         self.enqueue(Piece { buf: place.buf, start, end, live: 1 });
     }
 
     /// A place is not needed after all.
     pub(super) fn give_up(&mut self, place: Place, pool: &mut BufPool) {
-        self.unlive(place.buf, 1, pool);
+        let mut next = Some(place.buf);
+        while let Some(buf) = next {
+            next = self.bufs[buf].as_ref().and_then(|reply_buf| reply_buf.next);
+            self.unlive(buf, 1, pool);
+        }
     }
 
     /// Queues bytes that are there already: a reply without data, an option reply.
@@ -218,9 +237,27 @@ impl Outbox {
         fresh
     }
 
+    /// Buffers of their own for a large read; the first of them.
+    fn add_chain(&mut self, len_bytes: usize, pool: &mut BufPool) -> usize {
+        let (mut first, mut last) = (None, None);
+        for piece_bytes in pieces(len_bytes) {
+            let at = self.add(pool.take(piece_bytes));
+            if let Some(reply_buf) = &mut self.bufs[at] {
+                (reply_buf.cursor, reply_buf.live) = (piece_bytes, 1);
+            }
+            if let Some(before) =
+                last.replace(at).and_then(|before: usize| self.bufs[before].as_mut())
+            {
+                before.next = Some(at);
+            }
+            first = first.or(Some(at));
+        }
+        first.expect("invariant: a large read is not empty")
+    }
+
     fn add(&mut self, buf: Buf) -> usize {
         self.memory_bytes += buf.len_bytes();
-        let reply_buf = Some(ReplyBuf { buf, cursor: 0, live: 0 });
+        let reply_buf = Some(ReplyBuf { buf, cursor: 0, live: 0, next: None });
         if let Some(free) = self.bufs.iter().position(Option::is_none) {
             self.bufs[free] = reply_buf;
             return free;
@@ -257,6 +294,12 @@ impl Outbox {
     }
 }
 
+/// The lengths of the buffers that hold a large payload: the pool keeps buffers of this size, and
+/// the kernel moves no more at a time anyway.
+pub(super) fn pieces(len_bytes: usize) -> impl Iterator<Item = usize> {
+    (0..len_bytes.div_ceil(BUF_BYTES)).map(move |nr| BUF_BYTES.min(len_bytes - nr * BUF_BYTES))
+}
+
 /// Bytes `start..end` of a buffer; they fit 32 bits, as reply buffers are far below 4 GiB.
 #[inline]
 fn segment(buf: &Buf, start: usize, end: usize) -> Segment {
@@ -265,7 +308,7 @@ fn segment(buf: &Buf, start: usize, end: usize) -> Segment {
 
 #[cfg(test)]
 mod tests {
-    use super::{BUF_BYTES, Outbox};
+    use super::{BUF_BYTES, Outbox, Place};
     use udm_lane::{BufPool, Payload};
 
     fn bytes_of(payload: &Payload) -> Vec<u8> {
@@ -274,14 +317,19 @@ mod tests {
         bytes
     }
 
+    fn data_of(outbox: &Outbox, place: Place) -> Payload {
+        let mut payload = Payload::empty();
+        outbox.add_segments(place, &mut payload);
+        payload
+    }
+
     #[test]
     fn a_batch_finished_in_order_is_one_segment() {
         let (mut outbox, mut pool) = (Outbox::default(), BufPool::new());
         let places: Vec<_> = (0..3).map(|_| outbox.reserve(40, 512, &mut pool)).collect();
         assert_eq!(outbox.memory_bytes(), BUF_BYTES);
         for (index, place) in places.into_iter().enumerate() {
-            let segment = outbox.segment(place);
-            segment.buf.fill(segment.offset_bytes as usize, 512, index as u8 + 1);
+            data_of(&outbox, place).fill(0, 512, index as u8 + 1);
             outbox.finish(place, &[0xee; 40], &mut pool);
         }
         let payload = outbox.next_send().expect("replies wait");
@@ -299,8 +347,7 @@ mod tests {
         let first = outbox.reserve(16, 512, &mut pool);
         let second = outbox.reserve(16, 512, &mut pool);
         for (place, byte) in [(second, 2_u8), (first, 1)] {
-            let segment = outbox.segment(place);
-            segment.buf.fill(segment.offset_bytes as usize, 512, byte);
+            data_of(&outbox, place).fill(0, 512, byte);
             outbox.finish(place, &[byte; 16], &mut pool);
         }
         outbox.push(&[3; 20], &mut pool);
@@ -351,10 +398,31 @@ mod tests {
             }
             assert_eq!(outbox.memory_bytes(), BUF_BYTES, "only the current one is kept");
         }
-        let large = outbox.reserve(16, 1 << 20, &mut pool);
-        assert!(outbox.segment(large).buf.len_bytes() > BUF_BYTES);
-        outbox.finish(large, &[0; 16], &mut pool);
         outbox.release(&mut pool);
         assert_eq!(outbox.memory_bytes(), 0);
+    }
+
+    #[test]
+    fn a_large_read_is_sent_from_buffers_of_its_own() {
+        let (mut outbox, mut pool) = (Outbox::default(), BufPool::new());
+        let len = 2 * BUF_BYTES + 512;
+        for given_up in [true, false] {
+            let place = outbox.reserve(16, len, &mut pool);
+            let data = data_of(&outbox, place);
+            assert_eq!((data.segment_count(), data.len_bytes()), (3, len as u64));
+            let bytes: Vec<u8> = (0..len).map(|at| (at / 7) as u8).collect();
+            data.copy_in(0, &bytes);
+            drop(data);
+            if given_up {
+                outbox.give_up(place, &mut pool);
+                assert_eq!(outbox.memory_bytes(), 0);
+                continue;
+            }
+            outbox.finish(place, &[7; 16], &mut pool);
+            let payload = outbox.next_send().expect("a reply waits");
+            assert!(bytes_of(&payload) == [vec![7; 16], bytes].concat());
+            assert!(outbox.sent(len + 16, payload, &mut pool).is_none());
+            assert_eq!(outbox.memory_bytes(), BUF_BYTES, "the shared one with the head");
+        }
     }
 }

@@ -31,15 +31,17 @@ use std::any::Any;
 use std::sync::Arc;
 use udm_core::actor::{Actor, ActorCx, DeviceNotice};
 use udm_core::bio::BioBox;
-use udm_lane::{Buf, Completion, DriverOp, Handle, RawHandle, Segment};
+use udm_lane::{Buf, Completion, DriverOp, Handle, Payload, RawHandle, Segment};
 use udm_types::{DeviceId, Nanos, SECTOR_BYTES};
 
 /// Requests of one connection with the engine. Clients keep 128 or fewer under way.
 const REQUESTS_MAX: usize = 256;
 
-/// Memory a connection uses for replies and large writes before it stops taking requests. One more
-/// request is always taken, so the largest possible (32 MiB) is never stuck.
-const MEMORY_BYTES_MAX: u64 = 16 << 20;
+/// Memory a connection uses for replies and large writes before it stops taking requests: two or
+/// three milliseconds of a fast disk, and no more than the lane's pool keeps, so that large requests
+/// allocate nothing either. One more request is always taken, so the largest possible (32 MiB) is
+/// never stuck.
+const MEMORY_BYTES_MAX: u64 = 8 << 20;
 
 /// How long a handshake may take. A connection that only sits there must not keep its slot.
 const HANDSHAKE_MS: u64 = 120_000;
@@ -67,6 +69,10 @@ pub(super) struct Connection {
     sending: bool,
     handshake_until: Nanos,
     scratch: Vec<u8>,
+    /// An empty payload, kept for its memory.
+    spare_payload: Payload,
+    /// Buffers on their way back to the pool; empty between calls.
+    returning: Vec<Buf>,
 }
 
 enum Stage {
@@ -89,7 +95,7 @@ enum IncomingWrite {
     /// In the inbox.
     Inline(Command),
     /// In memory of its own, which it is received into.
-    Owned { command: Command, buf: Buf, filled: usize },
+    Owned { command: Command, payload: Payload, filled: usize },
 }
 
 /// The exports of a listener as a lane sees them now.
@@ -138,6 +144,8 @@ impl Connection {
             sending: false,
             handshake_until: Nanos::ZERO,
             scratch: Vec::new(),
+            spare_payload: Payload::empty(),
+            returning: Vec::new(),
         }
     }
 
@@ -233,11 +241,7 @@ impl Connection {
             return;
         }
         let segment = match (&self.incoming, &mut self.inbox) {
-            (Some(IncomingWrite::Owned { command, buf, filled }), _) => Some(Segment {
-                buf: buf.clone(),
-                offset_bytes: *filled as u32,
-                len_bytes: (command.len_bytes - *filled as u64) as u32,
-            }),
+            (Some(IncomingWrite::Owned { payload, filled, .. }), _) => rest_of(payload, *filled),
             (None | Some(IncomingWrite::Inline(_)), Some(inbox)) => inbox.room(cx.bufs()),
             (None | Some(IncomingWrite::Inline(_)), None) => None,
         };
@@ -323,6 +327,19 @@ impl Connection {
             Stage::Draining | Stage::Gone => {}
         }
     }
+}
+
+/// Where byte `filled` and those after it go: the rest of one segment.
+fn rest_of(payload: &Payload, filled: usize) -> Option<Segment> {
+    let mut rest = None;
+    payload.for_range(filled as u64, 1, |segment, start, _, _| {
+        rest = Some(Segment {
+            buf: segment.buf.clone(),
+            offset_bytes: segment.offset_bytes + start,
+            len_bytes: segment.len_bytes - start,
+        });
+    });
+    rest
 }
 
 impl Actor for Connection {

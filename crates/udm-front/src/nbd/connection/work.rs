@@ -13,6 +13,7 @@
 
 use super::{Connection, IncomingWrite, Stage};
 use crate::nbd::inbox::INLINE_PAYLOAD_BYTES_MAX;
+use crate::nbd::outbox::pieces;
 use crate::nbd::reply::{self, Extent, ReplyTo};
 use crate::nbd::requests::{Phase, Request};
 use crate::nbd::session::{Command, CommandKind, Event, Window};
@@ -27,13 +28,12 @@ struct Work {
     op: Op,
     flags: BioFlags,
     phase: Phase,
-    segment: Option<Segment>,
 }
 
 impl Work {
     #[inline]
     fn new(op: Op, phase: Phase) -> Work {
-        Work { op, flags: BioFlags::empty(), phase, segment: None }
+        Work { op, flags: BioFlags::empty(), phase }
     }
 }
 
@@ -67,13 +67,13 @@ impl Connection {
         match command.kind {
             CommandKind::Read => self.start_read(command, cx),
             CommandKind::Write => self.expect_payload(command, cx),
-            CommandKind::Flush => self.submit(command, Work::new(Op::Flush, Phase::Flush), cx),
-            CommandKind::Trim => self.submit(command, Work::new(Op::Discard, change), cx),
+            CommandKind::Flush => self.start_plain(command, Work::new(Op::Flush, Phase::Flush), cx),
+            CommandKind::Trim => self.start_plain(command, Work::new(Op::Discard, change), cx),
             CommandKind::WriteZeroes => {
                 let mut work = Work::new(Op::WriteZeroes, change);
                 let keep = command.flags.contains(CommandFlags::NO_HOLE);
                 work.flags.set(BioFlags::NO_UNMAP, keep);
-                self.submit(command, work, cx);
+                self.start_plain(command, work, cx);
             }
             CommandKind::BlockStatus => {
                 // "Allocated, contents unknown" is always true.
@@ -94,22 +94,35 @@ impl Connection {
         // Fits: the session bounds reads by the maximum payload.
         let len = command.len_bytes as usize;
         let place = self.outbox.reserve(head_bytes, len, cx.bufs());
-        let segment = Some(self.outbox.segment(place));
-        self.submit(command, Work { segment, ..Work::new(Op::Read, Phase::Read(place)) }, cx);
+        let mut bio = cx.take_bio();
+        self.outbox.add_segments(place, &mut bio.payload);
+        self.submit(command, Work::new(Op::Read, Phase::Read(place)), bio, cx);
+    }
+
+    #[inline]
+    fn start_plain(&mut self, command: Command, work: Work, cx: &mut ActorCx<'_>) {
+        let bio = cx.take_bio();
+        self.submit(command, work, bio, cx);
     }
 
     /// A write was accepted; its payload comes next.
     #[inline]
     fn expect_payload(&mut self, command: Command, cx: &mut ActorCx<'_>) {
         let len = command.len_bytes as usize;
-        let incoming = if len <= INLINE_PAYLOAD_BYTES_MAX {
+        self.incoming = Some(if len <= INLINE_PAYLOAD_BYTES_MAX {
             IncomingWrite::Inline(command)
         } else {
-            let buf = cx.bufs().take(len);
-            let filled = self.inbox.as_mut().map_or(0, |inbox| inbox.take_copy(&buf, len));
-            IncomingWrite::Owned { command, buf, filled }
-        };
-        self.incoming = Some(incoming);
+            let mut payload = std::mem::take(&mut self.spare_payload);
+            let mut filled = 0;
+            for piece_bytes in pieces(len) {
+                let buf = cx.bufs().take(piece_bytes);
+                if let Some(inbox) = &mut self.inbox {
+                    filled += inbox.take_copy(&buf, piece_bytes);
+                }
+                payload.push(Segment { buf, offset_bytes: 0, len_bytes: piece_bytes as u32 });
+            }
+            IncomingWrite::Owned { command, payload, filled }
+        });
     }
 
     /// Submits the incoming write if its payload is complete.
@@ -120,15 +133,17 @@ impl Connection {
             Some(IncomingWrite::Inline(command))
                 if inbox.len_bytes() as u64 >= command.len_bytes =>
             {
-                let segment = inbox.take_in_place(command.len_bytes as usize);
-                self.start_write(command, Phase::WriteInPlace, segment, cx);
+                let mut bio = cx.take_bio();
+                bio.payload.push(inbox.take_in_place(command.len_bytes as usize));
+                self.submit(command, write_work(command, Phase::WriteInPlace), bio, cx);
             }
-            Some(IncomingWrite::Owned { command, buf, filled })
+            Some(IncomingWrite::Owned { command, payload, filled })
                 if filled as u64 == command.len_bytes =>
             {
-                let len_bytes = filled as u32;
-                let segment = Segment { buf, offset_bytes: 0, len_bytes };
-                self.start_write(command, Phase::WriteOwned, segment, cx);
+                let mut bio = cx.take_bio();
+                // The bio's own empty payload is kept for the next write, for its memory.
+                self.spare_payload = std::mem::replace(&mut bio.payload, payload);
+                self.submit(command, write_work(command, Phase::WriteOwned), bio, cx);
             }
             incomplete => {
                 self.incoming = incomplete;
@@ -139,29 +154,12 @@ impl Connection {
     }
 
     #[inline]
-    fn start_write(
-        &mut self,
-        command: Command,
-        phase: Phase,
-        segment: Segment,
-        cx: &mut ActorCx<'_>,
-    ) {
-        let mut work = Work { segment: Some(segment), ..Work::new(Op::Write, phase) };
-        work.flags.set(BioFlags::FUA, command.flags.contains(CommandFlags::FUA));
-        self.submit(command, work, cx);
-    }
-
-    #[inline]
-    fn submit(&mut self, command: Command, work: Work, cx: &mut ActorCx<'_>) {
-        let Some(chosen) = &self.chosen else { return };
+    fn submit(&mut self, command: Command, work: Work, mut bio: BioBox, cx: &mut ActorCx<'_>) {
+        let Some(chosen) = &self.chosen else { return cx.recycle(bio) };
         let request = Request { to: command.to, len_bytes: command.len_bytes, phase: work.phase };
         let tag = self.requests.insert(request);
-        let mut bio = cx.take_bio();
         let sector = command.to.offset_bytes >> SECTOR_SHIFT;
         bio.ask(work.op, work.flags, sector, command.len_bytes >> SECTOR_SHIFT);
-        if let Some(segment) = work.segment {
-            bio.payload.push(segment);
-        }
         cx.submit(chosen.device, tag, bio);
     }
 
@@ -200,12 +198,12 @@ impl Connection {
             bio.ask(Op::Flush, BioFlags::empty(), 0, 0);
             return cx.submit(chosen.device, tag, bio);
         }
-        if let Phase::WriteOwned = request.phase
-            && let Some(buf) = std::mem::take(&mut bio.payload).into_first_buf()
-        {
-            cx.bufs().put(buf);
+        if let Phase::WriteOwned = request.phase {
+            self.returning.extend(bio.payload.segments().map(|segment| segment.buf.clone()));
         }
         cx.recycle(bio);
+        // Now that the bio has let go of them, these handles are the last.
+        self.returning.drain(..).for_each(|buf| cx.bufs().put(buf));
         let fast_zero = matches!(request.phase, Phase::Change { fast_zero: true, .. });
         let error = NbdError::from_status(status, fast_zero);
         if let (Phase::Read(place), true) =
@@ -222,4 +220,12 @@ impl Connection {
         }
         cx.want_turn_end();
     }
+}
+
+/// What a write asks of the engine.
+#[inline]
+fn write_work(command: Command, phase: Phase) -> Work {
+    let mut work = Work::new(Op::Write, phase);
+    work.flags.set(BioFlags::FUA, command.flags.contains(CommandFlags::FUA));
+    work
 }
