@@ -1,9 +1,13 @@
 //! The floor: the least an NBD server can do, to measure the others against.
 //!
-//! One thread, one loop. It reads as much as a socket has, answers reads from one static block and
-//! throws writes away, and sends all answers of a batch with one call. No device, no options but
-//! `NBD_OPT_GO`, no errors worth the name: a client that does anything else is disconnected. What a
-//! real server costs above this is what it does for its users, and what it wastes.
+//! One thread, one loop. It reads as much as a socket has, and sends all answers of a batch with
+//! one call. No options but `NBD_OPT_GO`, no errors worth the name: a client that does anything
+//! else is disconnected. What a real server costs above this is what it does for its users, and
+//! what it wastes.
+//!
+//! There are two. The one answers all reads from one block, which stays in the processor's cache,
+//! and throws writes away: the cost of the protocol and the socket alone. The other has memory of
+//! the device's size and reads and writes it in place: what a bare loop costs that really stores.
 //!
 //! It runs as a process of its own (`cargo xtask bench floor`), so that its CPU time can be read
 //! like that of every other server.
@@ -11,24 +15,49 @@
 use super::wire::{self, Op, REPLY_BYTES, REQUEST_BYTES, Request};
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{self, IoSlice, Read, Write};
+use std::ops::Range;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-/// What every read is answered with; also the longest request.
-static BLOCK: [u8; 64 << 10] = [0x5a; 64 << 10];
+/// The longest request.
+const LEN_BYTES_MAX: usize = 64 << 10;
 /// Room for whatever a socket may hold, so that a batch is one read.
 const IN_BYTES: usize = 1 << 20;
 /// Slices the kernel takes in one call.
 const IOV_MAX: usize = 1024;
 
+/// What the floor answers from.
+pub(crate) enum Store {
+    /// One block for all offsets.
+    Block,
+    /// Memory of the device's size.
+    Memory,
+}
+
+impl Store {
+    fn bytes(&self, size_bytes: u64) -> io::Result<Vec<u8>> {
+        let len = match self {
+            Store::Block => LEN_BYTES_MAX,
+            Store::Memory => {
+                usize::try_from(size_bytes).map_err(|_| wire::broken("a huge device"))?
+            }
+        };
+        Ok(vec![0x5a; len])
+    }
+}
+
+/// An answer: its head, and the range of the store that follows it.
+type Answer = ([u8; REPLY_BYTES], Range<usize>);
+
 struct Connection {
     stream: UnixStream,
     input: Vec<u8>,
     filled: usize,
-    heads: Vec<([u8; REPLY_BYTES], usize)>,
+    answers: Vec<Answer>,
 }
 
 /// Serves until the process is killed or the listener breaks.
-pub(crate) fn serve(listener: &UnixListener, size_bytes: u64) -> io::Result<()> {
+pub(crate) fn serve(listener: &UnixListener, size_bytes: u64, store: &Store) -> io::Result<()> {
+    let mut bytes = store.bytes(size_bytes)?;
     let mut connections: Vec<Connection> = Vec::new();
     loop {
         let ready = wait(listener, &connections)?;
@@ -36,7 +65,7 @@ pub(crate) fn serve(listener: &UnixListener, size_bytes: u64) -> io::Result<()> 
         let someone_new = flags.next().is_some_and(|flag| *flag);
         let mut gone = Vec::new();
         for (index, _) in flags.enumerate().filter(|(_, ready)| **ready) {
-            if !matches!(connections[index].turn(), Ok(true)) {
+            if !matches!(connections[index].turn(&mut bytes), Ok(true)) {
                 gone.push(index);
             }
         }
@@ -46,8 +75,8 @@ pub(crate) fn serve(listener: &UnixListener, size_bytes: u64) -> io::Result<()> 
         if someone_new {
             let (mut stream, _) = listener.accept()?;
             if wire::accept(&mut stream, size_bytes).is_ok() {
-                let (input, heads) = (vec![0; IN_BYTES], Vec::new());
-                connections.push(Connection { stream, input, filled: 0, heads });
+                let (input, answers) = (vec![0; IN_BYTES], Vec::new());
+                connections.push(Connection { stream, input, filled: 0, answers });
             }
         }
     }
@@ -63,7 +92,7 @@ fn wait(listener: &UnixListener, connections: &[Connection]) -> io::Result<Vec<b
 
 impl Connection {
     /// Reads once, answers all that is complete; whether the connection goes on.
-    fn turn(&mut self) -> io::Result<bool> {
+    fn turn(&mut self, store: &mut [u8]) -> io::Result<bool> {
         let got = self.stream.read(&mut self.input[self.filled..])?;
         if got == 0 {
             return Ok(false);
@@ -73,38 +102,37 @@ impl Connection {
         let mut goes_on = true;
         while let Some(head) = self.input[at..self.filled].first_chunk::<REQUEST_BYTES>() {
             let request = Request::decode(head)?;
-            let len_bytes = request.len_bytes as usize;
-            if len_bytes > BLOCK.len() {
-                return Err(wire::broken("a long request"));
-            }
-            let (whole, answer_bytes) = match request.op {
-                Op::Read => (REQUEST_BYTES, len_bytes),
-                Op::Write => (REQUEST_BYTES + len_bytes, 0),
-                Op::Disconnect => (REQUEST_BYTES, 0),
+            let range = place(&request, store.len())?;
+            let data = at + REQUEST_BYTES;
+            let (whole, answer) = match request.op {
+                Op::Read => (REQUEST_BYTES, range),
+                Op::Write if self.filled - data < range.len() => break,
+                Op::Write => {
+                    let len = range.len();
+                    store[range].copy_from_slice(&self.input[data..data + len]);
+                    (REQUEST_BYTES + len, 0..0)
+                }
+                Op::Disconnect => {
+                    goes_on = false;
+                    break;
+                }
             };
-            if request.op == Op::Disconnect {
-                goes_on = false;
-                break;
-            }
-            if self.filled - at < whole {
-                break;
-            }
-            self.heads.push((wire::encode_reply(request.cookie), answer_bytes));
+            self.answers.push((wire::encode_reply(request.cookie), answer));
             at += whole;
         }
         self.input.copy_within(at..self.filled, 0);
         self.filled -= at;
-        self.answer()?;
+        self.answer(store)?;
         Ok(goes_on)
     }
 
-    fn answer(&mut self) -> io::Result<()> {
-        for batch in self.heads.chunks(IOV_MAX / 2) {
+    fn answer(&mut self, store: &[u8]) -> io::Result<()> {
+        for batch in self.answers.chunks(IOV_MAX / 2) {
             let mut slices = Vec::with_capacity(batch.len() * 2);
-            for (head, answer_bytes) in batch {
+            for (head, range) in batch {
                 slices.push(IoSlice::new(head));
-                if *answer_bytes > 0 {
-                    slices.push(IoSlice::new(&BLOCK[..*answer_bytes]));
+                if !range.is_empty() {
+                    slices.push(IoSlice::new(&store[range.clone()]));
                 }
             }
             let mut left: &mut [IoSlice<'_>] = &mut slices;
@@ -113,7 +141,23 @@ impl Connection {
                 IoSlice::advance_slices(&mut left, done);
             }
         }
-        self.heads.clear();
+        self.answers.clear();
         Ok(())
     }
+}
+
+/// Where in the store a request's data is: at its offset, or at 0 of the single block.
+fn place(request: &Request, store_bytes: usize) -> io::Result<Range<usize>> {
+    let len = request.len_bytes as usize;
+    if len > LEN_BYTES_MAX {
+        return Err(wire::broken("a long request"));
+    }
+    if store_bytes == LEN_BYTES_MAX {
+        return Ok(0..len);
+    }
+    let begin = usize::try_from(request.offset_bytes).ok();
+    begin
+        .and_then(|begin| Some(begin..begin.checked_add(len)?))
+        .filter(|range| range.end <= store_bytes)
+        .ok_or_else(|| wire::broken("a request beyond the end"))
 }

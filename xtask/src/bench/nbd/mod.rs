@@ -20,6 +20,7 @@ mod wire;
 
 use super::progress;
 use crate::steps::{Failed, cargo, run as run_step, target_dir};
+use floor::Store;
 use load::{Connection, Pattern, Window, measure};
 use report::{Cell, Row, tables};
 use servers::{Place, Server};
@@ -61,12 +62,16 @@ pub(crate) struct Args {
 pub(crate) struct FloorArgs {
     socket: PathBuf,
     size_bytes: u64,
+    /// Store what is written.
+    #[arg(long)]
+    memory: bool,
 }
 
 /// Serves as the floor until it is killed.
 pub(crate) fn run_floor(args: &FloorArgs) -> Result<(), Failed> {
     let listener = UnixListener::bind(&args.socket).map_err(Failed::to("listen"))?;
-    floor::serve(&listener, args.size_bytes).map_err(Failed::to("serve"))
+    let store = if args.memory { Store::Memory } else { Store::Block };
+    floor::serve(&listener, args.size_bytes, &store).map_err(Failed::to("serve"))
 }
 
 /// Measures everything and prints it.
@@ -181,8 +186,9 @@ fn introduction(args: &Args) -> String {
          a unix socket,\nour own load client, device of {} MiB written once before, medians of {} \
          interleaved rounds of {} ms.\nCPU is that of all threads of the server's process, in user \
          and kernel. \"read 4x32\" is reads on\n4 connections with 32 requests outstanding on \
-         each. The floor is a bare loop that answers from one\nstatic block (`xtask/src/bench/nbd/\
-         floor.rs`). Files are in the page cache.\n\n\
+         each. A floor is a bare single-threaded loop\n(`xtask/src/bench/nbd/\
+         floor.rs`); \"floor, one block\" answers every read from one cached block and\nthrows writes \
+         away, \"floor, memory\" really stores. Files are in the page cache.\n\n\
          Machine: {cores} cores ({}), Linux {}.\n",
         args.size_mib,
         args.rounds,

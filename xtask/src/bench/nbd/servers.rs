@@ -77,8 +77,11 @@ pub(crate) fn all(place: &Place<'_>) -> Result<Vec<Spec>, Failed> {
         let spec = Spec { name, backing, role, export, program, arguments, then, control, socket };
         specs.push((spec, file));
     };
-    add("floor", Backing::Memory, Role::Floor, "", &|socket, _| {
+    add("floor, one block", Backing::Memory, Role::Floor, "", &|socket, _| {
         format!("{this} bench floor {socket} {size}")
+    });
+    add("floor, memory", Backing::Memory, Role::Floor, "", &|socket, _| {
+        format!("{this} bench floor {socket} {size} --memory")
     });
     add("udm, memory", Backing::Memory, Role::Udm, "d", &|_, _| format!("mem:{size}"));
     add("nbdkit null", Backing::Memory, Role::Peer, "", &|socket, _| {

@@ -1,6 +1,6 @@
 //! The load client and the floor server against each other, and the report.
 
-use super::floor;
+use super::floor::{self, Store};
 use super::load::{BLOCK_BYTES, Connection, Pattern, measure};
 use super::wire::Op;
 use std::os::unix::net::UnixListener;
@@ -12,7 +12,7 @@ fn floor_server(name: &str, size_bytes: u64) -> PathBuf {
     let socket = std::env::temp_dir().join(format!("udm-{name}-{}.sock", std::process::id()));
     let _absent = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).expect("the socket is free");
-    std::thread::spawn(move || floor::serve(&listener, size_bytes));
+    std::thread::spawn(move || floor::serve(&listener, size_bytes, &Store::Memory));
     socket
 }
 
