@@ -128,7 +128,7 @@ impl Engine {
         if bio.len_sectors == 0 {
             return self.give_up(bio, Status::Ok);
         }
-        if bio.flags.contains(BioFlags::PREFLUSH) && !flush_rides_along(device) {
+        if bio.flags.contains(BioFlags::PREFLUSH) && !flush_rides_along(device, &bio) {
             return self.preflush(id, bio, seq);
         }
         let piece = device.piece_sectors(bio.op, bio.sector);
@@ -319,11 +319,14 @@ fn refusal(device: &DeviceLane, bio: &BioBox) -> Option<Status> {
     (bio.op != Op::Flush && device.is_misaligned(bio)).then_some(Status::Invalid)
 }
 
-/// True if a flush before a write may travel with the write: one device below, and no target in
-/// between that would have to see the flush.
-fn flush_rides_along(device: &DeviceLane) -> bool {
-    device.live().is_some_and(|(_, table)| match &table.flush_route {
-        FlushRoute::Devices(dests) => dests.len() <= 1,
+/// True if a flush before a write may travel with the write: one device below, and the target that
+/// takes the write's beginning sends it there unseen. (A zero target would swallow the flush.)
+fn flush_rides_along(device: &DeviceLane, bio: &BioBox) -> bool {
+    device.live().is_some_and(|(live, table)| match &table.flush_route {
+        FlushRoute::Devices(dests) => {
+            let target = &table.targets[live.target_at(bio.sector)];
+            dests.is_empty() || (dests.len() == 1 && target.traits.flush_bypasses_map)
+        }
         FlushRoute::Targets => false,
     })
 }

@@ -158,11 +158,14 @@ impl Engine {
     }
 
     fn issue_pieces(&mut self, index: u32) {
+        // A piece can be pushed back before this loop comes round again, and take the parent with it;
+        // the guard keeps the parent until the loop is done.
+        self.parents.get_mut(index).pending += 1;
         loop {
             let parent = self.parents.get_mut(index);
-            let Some(rest) = parent.rest else { return };
-            if parent.pending >= PIECES_MAX {
-                return;
+            let Some(rest) = parent.rest else { break };
+            if parent.pending > PIECES_MAX {
+                break;
             }
             let (id, seq) = (parent.device, parent.seq);
             let op = parent.bio.op;
@@ -189,6 +192,7 @@ impl Engine {
                 self.give_up(child, Status::Offline);
             }
         }
+        self.drop_pending(index);
     }
 
     fn piece_for(&mut self, index: u32, sector: Sector, len_sectors: Sector) -> BioBox {
@@ -322,6 +326,8 @@ impl Engine {
             (true, true | false, Origin::Actor { .. } | Origin::Parent(_)) => {
                 bio.status = Status::Ok;
                 device.gate.hold(seq, bio);
+                // The suspend may have been given up since the copy was pushed back.
+                self.let_flow(id);
             }
             (false, true | false, Origin::Actor { .. } | Origin::Parent(_)) => {
                 bio.status = status;
