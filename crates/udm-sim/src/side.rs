@@ -105,20 +105,13 @@ pub(crate) async fn meddle(director: Director) {
         let options = director.draw_options();
         director.stage.get().tally.count("meddlings");
         match director.pick(5) {
-            0 => {
-                director.suspend(&name, options).await;
+            0 | 3 => {
+                let request = Request::Suspend { device, options, ticket };
+                ask_for_a_while(&director, request, ticket).await;
             }
             1 | 2 => {
-                director.resume(&name, options).await;
-            }
-            3 => {
-                let waiting = director.control.send(Request::Suspend { device, options, ticket });
-                director.nap(2).await;
-                let answer = director.control.ask(Request::Cancel { ticket }).await;
-                director.expect("cancel", answer);
-                // Whatever came of it: it has to be answered.
-                let answer = director.control.answer_to(waiting).await;
-                drop(answer);
+                let request = Request::Resume { device, options, ticket };
+                ask_for_a_while(&director, request, ticket).await;
             }
             _ => director.clear(&name).await,
         }
@@ -130,6 +123,18 @@ pub(crate) async fn meddle(director: Director) {
     director.finished();
     director.until(Act::Leave).await;
     director.finished();
+}
+
+/// Asks, and takes the wish back if it is not granted soon: a suspend of a device over a suspended one
+/// waits until somebody resumes that, and this script must not wait for itself.
+async fn ask_for_a_while(director: &Director, request: Request, ticket: u64) {
+    let waiting = director.control.send(request);
+    director.nap(6).await;
+    let answer = director.control.ask(Request::Cancel { ticket }).await;
+    director.expect("cancel", answer);
+    // Whatever came of it: it has to be answered.
+    let answer = director.control.answer_to(waiting).await;
+    drop(answer);
 }
 
 /// Takes back every suspend, so that no volume's script waits for a device that nobody would resume.

@@ -264,6 +264,8 @@ impl World {
             if !self.run_act() {
                 return;
             }
+            // What was begun before the healing may still be slow; devices are fenced until it ends.
+            self.drain_disks();
             if let Some(act) = next {
                 self.director.progress.busy.set(self.script_count);
                 self.director.progress.act.set(act);
@@ -288,6 +290,18 @@ impl World {
         }
         self.report_stuck();
         false
+    }
+
+    fn drain_disks(&mut self) {
+        for _ in 0..LIVENESS_STEPS_MAX {
+            let quiet = {
+                let state = self.stage.get();
+                state.ops.is_empty() && state.lanes.iter().all(|lane| lane.ended.is_empty())
+            };
+            if quiet || !self.step() {
+                return;
+            }
+        }
     }
 
     fn report_stuck(&self) {
