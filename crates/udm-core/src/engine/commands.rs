@@ -132,6 +132,7 @@ impl Engine {
             LaneStep::Resume { resized } => self.resume(id, resized),
             LaneStep::Abort => {
                 self.abort_lowers(id);
+                self.abort_held(id);
                 Ok(AnswerBody::Done)
             }
             LaneStep::Message { target, words } => self.message(id, target, &words),
@@ -264,6 +265,24 @@ impl Engine {
         }
         self.let_flow(id);
         Ok(AnswerBody::Done)
+    }
+
+    /// Fails what came through a device and waits at the gate of one below.
+    fn abort_held(&mut self, id: DeviceId) {
+        let mut aborted = Vec::new();
+        let parents = &self.parents;
+        for below in self.devices.iter_mut().filter(|below| below.id != id) {
+            for held in core::mem::take(&mut below.gate.held) {
+                if parents.passes_through(&held.bio, id) {
+                    aborted.push(held.bio);
+                } else {
+                    below.gate.held.push_back(held);
+                }
+            }
+        }
+        for bio in aborted {
+            self.give_up(bio, udm_types::Status::Timeout);
+        }
     }
 
     fn message(

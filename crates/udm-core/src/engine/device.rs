@@ -175,6 +175,10 @@ impl Devices {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &DeviceLane> {
         self.slots.iter().flatten()
     }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut DeviceLane> {
+        self.slots.iter_mut().flatten()
+    }
 }
 
 impl TableLane {

@@ -7,7 +7,7 @@
 //!   remove    [Suspend -> Postsuspend, if running] -> Destroy -> gone
 //! ```
 //! Only draining can take long. It ends by itself, by its deadline (run on, or fail what hangs and go
-//! on), by the asker going away, or by a resume: a suspend always has a way out. Until it has ended
+//! on; if even that does not end it within another deadline, run on), by the asker going away, or by a resume: a suspend always has a way out. Until it has ended
 //! nothing was changed, so giving it up is opening the gates again.
 //!
 //! The tricky case is a resume whose own drain is given up: the table it had taken out of the inactive
@@ -141,6 +141,7 @@ impl Coordinator {
                 return sink(Ok(self.done(id)));
             }
             let text = format!("'{}' is open {} time(s)", device.name, device.open_count());
+            self.wave.answered(id);
             return sink(Err(UserError::new(ErrorCode::InUse, text)));
         }
         device.deleting = true;
@@ -312,16 +313,24 @@ impl Coordinator {
         let Some(change) = self.device_mut(id).and_then(|device| device.change.as_mut()) else {
             return;
         };
-        if !change.is_draining() || change.aborted {
+        if !change.is_draining() {
             return;
         }
-        match change.options.on_timeout {
-            OnTimeout::Resume => {
-                self.give_up_change(id, ErrorCode::SuspendTimedOut, "I/O was still under way");
-            }
-            OnTimeout::Fail => {
+        match (change.options.on_timeout, change.aborted, change.options.deadline) {
+            (OnTimeout::Fail, false, Some(deadline)) => {
                 change.aborted = true;
+                let round = change.round;
                 self.tell(id, LaneStep::Abort);
+                // What hangs in a lower device has failed now; a target below may keep I/O that
+                // nobody can fail, and then this suspend, too, has to end.
+                self.set_timer(self.now + deadline, round);
+            }
+            (OnTimeout::Fail, true | false, Some(_) | None) => {
+                let text = "a device below keeps I/O that cannot be failed";
+                self.give_up_change(id, ErrorCode::SuspendTimedOut, text);
+            }
+            (OnTimeout::Resume, ..) => {
+                self.give_up_change(id, ErrorCode::SuspendTimedOut, "I/O was still under way");
             }
         }
     }

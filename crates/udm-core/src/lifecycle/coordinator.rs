@@ -6,6 +6,7 @@
 //! never wait, and a resume, which ends a suspend that cannot finish.
 
 use super::device::{DM_MAJOR, Device, EventWait, Loaded};
+use super::remove_all::RemovalWave;
 use super::request::{
     DeviceKey, DeviceStatus, Gauges, Reply, ReplySink, Request, StatusKind, StatusLine, Ticket,
 };
@@ -61,6 +62,8 @@ pub struct Coordinator {
     timers: VecDeque<(Nanos, u64)>,
     /// Devices whose last opener has gone, to be looked at for deferred removal.
     pub(super) closed: BTreeSet<DeviceId>,
+    /// `RemoveAll` requests under way.
+    pub(super) wave: RemovalWave,
     pub(super) now: Nanos,
 }
 
@@ -80,6 +83,7 @@ impl Coordinator {
             commands: VecDeque::new(),
             timers: VecDeque::new(),
             closed: BTreeSet::new(),
+            wave: RemovalWave::default(),
             now: Nanos::ZERO,
         }
     }
@@ -90,7 +94,7 @@ impl Coordinator {
         match request {
             Request::Create { name, uuid, minor } => sink(self.create(name, uuid, minor)),
             Request::List => sink(Ok(Reply::List(self.list()))),
-            Request::RemoveAll { deferred } => sink(self.remove_all(deferred)),
+            Request::RemoveAll { deferred } => self.remove_all(deferred, sink),
             Request::Cancel { ticket } => sink(self.cancel(ticket)),
             Request::Close { device } => sink(self.close(device)),
             Request::Rename { device, name } => sink(self.rename(&device, name)),
@@ -162,7 +166,7 @@ impl Coordinator {
         }
     }
 
-    /// Removes devices whose removal waited for their last close.
+    /// Removes devices whose removal waited: for their last close, or for what stood on them.
     pub fn settle(&mut self) {
         while let Some(id) = self.closed.pop_first() {
             let due = self.device(id).is_some_and(|device| {
@@ -173,6 +177,7 @@ impl Coordinator {
                 self.change(id, request, Box::new(|_| {}));
             }
         }
+        self.roll_wave();
     }
 
     /// The next command for all lanes.
@@ -242,6 +247,7 @@ impl Coordinator {
     pub(super) fn forget(&mut self, id: DeviceId) {
         self.devices[id.index()] = None;
         self.free_ids.push(id.0);
+        self.wave.answered(id);
     }
 
     fn round_over(&mut self, round: Round) {
@@ -361,26 +367,6 @@ impl Coordinator {
     fn list(&self) -> Vec<DeviceStatus> {
         let ids = self.names.values();
         ids.filter_map(|id| self.device(*id)).map(|device| device.status(self.now)).collect()
-    }
-
-    fn remove_all(&mut self, deferred: bool) -> Result<Reply, UserError> {
-        // A removal can close devices below, which then can go too.
-        loop {
-            let ids: Vec<DeviceId> = self.names.values().copied().collect();
-            let closed = ids
-                .iter()
-                .copied()
-                .find(|id| self.device(*id).is_some_and(|d| d.open_count() == 0));
-            let Some(id) = closed else { break };
-            let request = Request::Remove { device: DeviceKey::Id(id), deferred: false };
-            self.change(id, request, Box::new(|_| {}));
-        }
-        if deferred {
-            for device in self.devices.iter_mut().flatten() {
-                device.deferred_remove = true;
-            }
-        }
-        Ok(Reply::Done(None))
     }
 
     fn rename(&mut self, key: &DeviceKey, name: DmName) -> Result<Reply, UserError> {
@@ -595,7 +581,7 @@ impl Coordinator {
                 return sink(Err(UserError::new(ErrorCode::BadMessage, text)));
             }
             Some("@cancel_deferred_remove") if words.len() == 1 => {
-                return sink(self.cancel_deferred(key));
+                return sink(self.cancel_deferred(key).map(|_| Reply::Text(None)));
             }
             Some(word) if word.starts_with('@') => {
                 return sink(Err(UserError::unknown_message(&words)));

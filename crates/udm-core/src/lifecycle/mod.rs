@@ -11,12 +11,13 @@
 //!                             swap:    Bind round (preresume), Resume round
 //! ```
 //! Files: `request` (what can be asked), `coordinator` (the requests), `change` (suspend, resume and
-//! remove, which take rounds), `graph` (who stands on whom), `device` (one device's state).
+//! remove, which take rounds), `remove_all`, `graph` (who stands on whom), `device` (one device's state).
 
 mod change;
 mod coordinator;
 mod device;
 mod graph;
+mod remove_all;
 mod request;
 
 pub use coordinator::Coordinator;
