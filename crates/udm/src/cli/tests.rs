@@ -1,1 +1,129 @@
 //! The command line's grammar, and what is generated from it.
+
+use super::args::{Cli, Command, OnTimeoutArg, parse_span_ms};
+use super::output::Output;
+use super::papers;
+use clap::{CommandFactory, Parser};
+use udm_core::error::ErrorCode;
+
+fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("udm").chain(line.iter().copied()))
+}
+
+#[test]
+fn the_definitions_are_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn dmsetups_spellings_are_taken() {
+    for line in [
+        &["create", "a", "--table", "0 8 zero"][..],
+        &["create", "-r", "-u", "uuid", "a", "table.txt"],
+        &["create", "a", "-n", "--noudevsync", "--readahead", "auto"],
+        &["create", "--concise", "a,,,,0 8 zero"],
+        &["create", "--concise"],
+        &["create", "a", "-j", "254", "-m", "7", "--notable"],
+        &["reload", "a", "table.txt"],
+        &["load", "-u", "uuid", "table.txt"],
+        &["suspend", "--noflush", "--nolockfs", "a", "b"],
+        &["resume", "a", "--noudevrules", "--addnodeonresume"],
+        &["remove", "-f", "--retry", "--deferred", "a"],
+        &["remove_all", "--force"],
+        &["rename", "a", "--setuuid", "b"],
+        &["message", "a", "0", "fail_path", "254:3"],
+        &["message", "a", "0", "-option", "--x"],
+        &["info", "-c", "--noheadings", "-o", "name,uuid", "-O", "-minor", "--separator", "|"],
+        &["info", "-C", "-j", "254", "-m", "7"],
+        &["ls", "--tree", "-o", "uuid,active"],
+        &["status", "--target", "linear"],
+        &["table", "--showkeys", "--inactive", "a"],
+        &["wait", "a", "7"],
+        &["--verbose", "wait", "a"],
+        &["wipe_table", "a", "--nolockfs"],
+        &["target-version", "linear"],
+    ] {
+        parse(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+    }
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    for line in [
+        &[][..],
+        &["create"],
+        &["suspend", "a", "--deadline", "soon"],
+        &["suspend", "a", "--on-timeout", "fail"],
+        &["suspend", "a", "--deadline", "5s", "--on-timeout", "explode"],
+        &["export", "a"],
+        &["run", "--table", "0 8 zero"],
+        &["info", "a", "-u", "uuid"],
+        &["nosuchverb"],
+    ] {
+        let error = parse(line).expect_err("wrong");
+        assert!(error.use_stderr(), "{line:?}");
+    }
+}
+
+#[test]
+fn suspend_options_reach_the_verb() {
+    let cli =
+        parse(&["suspend", "a", "--deadline", "500ms", "--on-timeout", "fail", "--reason", "x"])
+            .expect("parses");
+    let Command::Suspend(args) = cli.command else { panic!("another verb") };
+    assert_eq!(args.deadline, Some(500));
+    assert_eq!(args.on_timeout, Some(OnTimeoutArg::Fail));
+    assert_eq!(args.reason.as_deref(), Some("x"));
+}
+
+#[test]
+fn spans_have_units_and_bounds() {
+    assert_eq!(parse_span_ms("5"), Ok(5000));
+    assert_eq!(parse_span_ms("500ms"), Ok(500));
+    assert_eq!(parse_span_ms("2m"), Ok(120_000));
+    for bad in ["", "s", "-1s", "1.5s", "5 s", "99999999999999999999", "18446744073709551615h"] {
+        assert!(parse_span_ms(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn every_verb_has_a_manual_page_and_every_shell_a_script() {
+    let pages = papers::man_pages().expect("rendered");
+    let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
+    for verb in Cli::command().get_subcommands() {
+        let name = format!("udm-{}.1", verb.get_name());
+        assert!(names.contains(&name.as_str()), "{name}");
+    }
+    let (_, suspend) = pages.iter().find(|(name, _)| name == "udm-suspend.1").expect("there");
+    let suspend = String::from_utf8_lossy(suspend);
+    assert!(suspend.contains("deadline") && suspend.contains("noflush"));
+    let mut output = Output::new(false);
+    for shell in <clap_complete::Shell as clap::ValueEnum>::value_variants() {
+        papers::completions(*shell, &mut output);
+    }
+    papers::explain(None, &mut output).expect("lists");
+}
+
+#[test]
+fn every_code_can_be_explained_in_any_spelling() {
+    let output = &mut Output::new(false);
+    for code in ErrorCode::ALL {
+        papers::explain(Some(code.as_str()), output).expect("explained");
+        papers::explain(Some(&code.as_str().to_lowercase()), output).expect("explained");
+    }
+    papers::explain(Some("0105"), output).expect("explained");
+    assert!(papers::explain(Some("UDM-0000"), output).is_err());
+}
+
+#[test]
+fn help_knows_verbs_and_targets() {
+    let help = |topic: &[&str]| {
+        let words: Vec<String> = topic.iter().map(|word| (*word).to_owned()).collect();
+        papers::help(&words, &mut Output::new(false))
+    };
+    for topic in [&[][..], &["suspend"], &["target"], &["target", "linear"], &["bench", "swap"]] {
+        assert!(help(topic).is_ok(), "{topic:?}");
+    }
+    assert!(help(&["nosuchverb"]).is_err());
+    assert!(help(&["target", "nosuch"]).is_err());
+}

@@ -17,9 +17,6 @@ mod notify;
 mod ops;
 pub mod state;
 
-#[cfg(test)]
-mod tests;
-
 pub use address::Address;
 pub(crate) use lines::with_absolute_paths;
 pub use ops::DaemonOps;

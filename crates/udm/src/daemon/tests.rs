@@ -1,1 +1,0 @@
-//! The daemon with a real engine.

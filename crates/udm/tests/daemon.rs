@@ -1,0 +1,310 @@
+//! The real binary as a daemon: what survives its end, what bad input does, what it serves.
+
+mod common;
+
+use common::{Place, state_of};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+fn json_of(text: &str) -> Value {
+    let value: Value = serde_json::from_str(text).expect("JSON");
+    assert_eq!(value["schema_version"], 1);
+    value
+}
+
+/// Devices a, b (on a, with an inactive table too) and c (suspended).
+fn set_up(place: &Place) {
+    let disk = place.file("disk.img", 8 << 20);
+    let udm = |args: &[&str]| place.udm(args).ok();
+    udm(&[
+        "create",
+        "a",
+        "-u",
+        "uuid-a",
+        "-j",
+        "254",
+        "-m",
+        "5",
+        "--table",
+        &format!("0 8192 linear {disk} 0"),
+    ]);
+    udm(&["create", "b", "--table", "0 4096 linear dm:a 0\n4096 8 zero"]);
+    udm(&["load", "b", "--table", "0 16 error"]);
+    udm(&["create", "c", "-r", "--table", "0 8 zero"]);
+    udm(&["suspend", "c"]);
+    udm(&["export", "b", "--nbd", &format!("unix:{}", place.text("b.sock")), "--name", "bee"]);
+}
+
+fn check_restored(place: &Place) {
+    let udm = |args: &[&str]| place.udm(args).ok();
+    let disk = place.text("disk.img");
+    assert_eq!(
+        udm(&["table"]),
+        format!(
+            "a: 0 8192 linear {disk} 0\nb: 0 4096 linear 254:5 0\nb: 4096 8 zero \nc: 0 8 zero \n"
+        )
+    );
+    assert_eq!(udm(&["table", "--inactive", "b"]), "0 16 error \n");
+    assert_eq!(
+        udm(&["info", "-c", "--noheadings", "-o", "name,minor,attr,open,uuid"]),
+        "a:5:L--w:1:uuid-a\nb:0:LI-w:1:\nc:1:L-sr:0:\n"
+    );
+    let exports = json_of(&udm(&["exports", "--json"]));
+    assert_eq!(exports["exports"][0]["name"], "bee");
+    assert_eq!(exports["exports"][0]["device"], "b");
+    assert!(UnixStream::connect(place.path("b.sock")).is_ok(), "the export answers");
+}
+
+#[test]
+fn names_uuids_minors_tables_and_exports_come_back_after_a_graceful_end() {
+    let place = Place::new();
+    let state = place.text("state");
+    let daemon = place.daemon(&["--state", &state]);
+    set_up(&place);
+    assert_eq!(daemon.terminate(), "");
+    assert!(!place.path("b.sock").exists() && !place.path("control.sock").exists());
+    let _daemon = place.daemon(&["--state", &state]);
+    check_restored(&place);
+}
+
+#[test]
+fn they_come_back_after_kill_9_too() {
+    let place = Place::new();
+    let state = place.text("state");
+    let daemon = place.daemon(&["--state", &state]);
+    set_up(&place);
+    daemon.kill();
+    // A new file on its way when the daemon died is not taken for the state.
+    fs::write(place.path("state/state.json.new"), b"{ half").expect("written");
+    let _daemon = place.daemon(&["--state", &state]);
+    check_restored(&place);
+}
+
+#[test]
+fn the_state_follows_every_change() {
+    let place = Place::new();
+    let dir = place.path("state");
+    let daemon = place.daemon(&["--state", dir.to_str().expect("UTF-8")]);
+    set_up(&place);
+    let udm = |args: &[&str]| place.udm(args).ok();
+    udm(&["rename", "a", "alpha"]);
+    udm(&["rename", "c", "--setuuid", "uuid-c"]);
+    udm(&["resume", "b", "c"]);
+    udm(&["unexport", "bee"]);
+    let state = state_of(&dir);
+    assert_eq!(state["devices"][0]["name"], "alpha");
+    assert_eq!(state["devices"][1]["live"]["lines"], json!(["0 16 error"]));
+    assert_eq!(state["devices"][1]["inactive"], Value::Null);
+    assert_eq!(state["devices"][2]["uuid"], "uuid-c");
+    assert_eq!(state["devices"][2]["suspended"], false);
+    assert_eq!(state["exports"], json!([]));
+    udm(&["remove_all"]);
+    assert_eq!(state_of(&dir)["devices"], json!([]));
+    daemon.terminate();
+}
+
+#[test]
+fn a_device_whose_disk_is_missing_comes_back_bare_and_is_kept() {
+    let place = Place::new();
+    let state = place.text("state");
+    let daemon = place.daemon(&["--state", &state]);
+    set_up(&place);
+    daemon.terminate();
+    let before = state_of(&place.path("state"));
+    fs::rename(place.path("disk.img"), place.path("away.img")).expect("moved");
+    let daemon = place.daemon(&["--state", &state]);
+    let shown = place.udm(&["info", "-c", "--noheadings", "-o", "name,attr"]).ok();
+    assert_eq!(shown, "a:---w\nb:---w\nc:L-sr\n");
+    // A change elsewhere is written, and what could not be restored stays.
+    place.udm(&["resume", "c"]).ok();
+    place.udm(&["suspend", "c"]).ok();
+    let told = daemon.terminate();
+    assert!(told.contains("device 'a' is back without its table"), "{told}");
+    assert_eq!(state_of(&place.path("state"))["devices"], before["devices"]);
+    fs::rename(place.path("away.img"), place.path("disk.img")).expect("moved back");
+    let _daemon = place.daemon(&["--state", &state]);
+    check_restored(&place);
+}
+
+#[test]
+fn a_damaged_state_stops_the_start_and_is_not_touched() {
+    let place = Place::new();
+    fs::create_dir(place.path("state")).expect("made");
+    let file = place.path("state/state.json");
+    fs::write(&file, b"{\"format\":\"udm-state\",").expect("written");
+    let told = place.start(&["--state", &place.text("state")]).failed();
+    assert!(told.contains("[UDM-0602]") && told.contains("line 1 column"), "{told}");
+    assert_eq!(fs::read(&file).expect("there"), b"{\"format\":\"udm-state\",");
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_first_lives() {
+    let place = Place::new();
+    let _daemon = place.daemon(&["--state", &place.text("state")]);
+    let told = place.start(&[]).failed();
+    assert!(told.contains("[UDM-0405]"), "{told}");
+    let elsewhere = Place::new();
+    let told = elsewhere.start(&["--state", &place.text("state")]).failed();
+    assert!(told.contains("another daemon uses the state directory"), "{told}");
+    place.udm(&["ls"]).ok();
+}
+
+#[test]
+fn every_bad_table_names_its_place_and_changes_nothing() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let disk = place.file("disk.img", 1 << 20);
+    place.udm(&["create", "t", "--table", "0 8 zero"]).ok();
+    place.udm(&["load", "t", "--table", "0 16 zero"]).ok();
+    let cases = [
+        ("0 8 zero\n16 8 zero".to_owned(), "UDM-0105", "line 2, field 1"),
+        ("0 8 zero\n4 8 zero".to_owned(), "UDM-0106", "line 2, field 1"),
+        ("0 0 zero".to_owned(), "UDM-0104", "line 1, field 2"),
+        ("0 18446744073709551616 zero".to_owned(), "UDM-0107", "line 1, field 2"),
+        ("18014398509481983 8 zero".to_owned(), "UDM-0107", "line 1"),
+        ("0 8 nosuch".to_owned(), "UDM-0108", "line 1, field 3"),
+        ("0 8 linear".to_owned(), "UDM-0110", "line 1, field 4"),
+        (format!("0 8 linear {disk} 0 0"), "UDM-0111", "line 1, field 6"),
+        (format!("0 4096 linear {disk} 0"), "UDM-0113", "line 1"),
+        ("0 8 linear /nonexistent 0".to_owned(), "UDM-0115", "line 1, field 4"),
+        ("0 8 linear dm:t 0".to_owned(), "UDM-0117", ""),
+    ];
+    for (table, code, at) in cases {
+        let err = place.udm(&["load", "t", "--table", &table]).fails(code);
+        assert!(err.contains(at), "{table}: {err}");
+        assert!(err.starts_with("device-mapper: reload ioctl on t  failed: "), "{err}");
+        assert_eq!(place.udm(&["table", "t"]).ok(), "0 8 zero \n");
+        assert_eq!(place.udm(&["table", "--inactive", "t"]).ok(), "0 16 zero \n");
+        // create leaves nothing behind.
+        if code != "UDM-0117" {
+            place.udm(&["create", "new", "--table", &table]).fails(code);
+        }
+        assert_eq!(place.udm(&["ls"]).ok(), "t\t(254:0)\n");
+    }
+}
+
+#[test]
+fn names_and_states_that_forbid_something_say_so() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let udm = |args: &[&str]| place.udm(args);
+    udm(&["create", "t", "-u", "u", "--table", "0 8 zero"]).ok();
+    udm(&["create", "t", "-n"]).fails("UDM-0202");
+    udm(&["create", "v", "-u", "u", "-n"]).fails("UDM-0203");
+    udm(&["create", "..", "-n"]).fails("UDM-0204");
+    udm(&["rename", "t", "--setuuid", "w"]).fails("UDM-0205");
+    udm(&["create", "v", "-n"]).ok();
+    udm(&["suspend", "v"]).ok();
+    udm(&["resume", "v"]).fails("UDM-0207");
+    udm(&["remove", "v"]).ok();
+    udm(&["load", "v", "--table", "0 8 zero"]).fails("UDM-0201");
+    udm(&["suspend", "t"]).ok();
+    udm(&["suspend", "t"]).ok();
+    udm(&["resume", "t"]).ok();
+    udm(&["message", "t", "99", "hello"]).fails("UDM-0303");
+    udm(&["message", "t", "0", "hello"]).fails("UDM-0301");
+    udm(&["export", "t", "--nbd", "nowhere"]).fails("UDM-0503");
+    udm(&["unexport", "t"]).fails("UDM-0502");
+    let error = udm(&["--json", "load", "t", "--table", "0 8 zero\n9 8 zero"]);
+    let parsed = json_of(&error.err);
+    assert_eq!(parsed["error"]["code"], "UDM-0105");
+    assert_eq!((&parsed["error"]["line"], &parsed["error"]["errno"]), (&json!(2), &json!(22)));
+}
+
+#[test]
+fn large_tables_pass_up_to_their_limits() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let mut table = String::new();
+    for index in 0..20_000_u64 {
+        table += &format!("{} 8 {}\n", index * 8, ["zero", "error"][index as usize % 2]);
+    }
+    place.udm_with(&["create", "many"], &table).ok();
+    assert_eq!(place.udm(&["info", "-c", "--noheadings", "-o", "segments"]).ok(), "20000\n");
+    assert_eq!(place.udm(&["table", "many"]).ok().lines().count(), 20_000);
+    let long = |len: usize| format!("0 8 zero {}", "x".repeat(len - "0 8 zero ".len()));
+    place.udm_with(&["create", "long"], &long(1 << 20)).fails("UDM-0111");
+    place.udm_with(&["create", "long"], &long((1 << 20) + 1)).fails("UDM-0120");
+    assert_eq!(place.udm(&["ls"]).ok(), "many\t(254:0)\n");
+}
+
+#[test]
+fn an_exported_device_is_busy_until_it_is_unexported() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let address = format!("unix:{}", place.text("t.sock"));
+    place.udm(&["create", "t", "--table", "0 8 zero"]).ok();
+    let uri = place.udm(&["export", "t", "--nbd", &address]).ok();
+    assert!(uri.starts_with("nbd+unix:///t?socket=/"), "{uri}");
+    place.udm(&["export", "t", "--nbd", &address, "--name", "other"]).fails("UDM-0501");
+    place.udm(&["export", "t", "--nbd", "tcp:127.0.0.1:0"]).fails("UDM-0501");
+    let tcp = place.udm(&["export", "t", "--nbd", "tcp:127.0.0.1:0", "--name", "u"]).ok();
+    assert!(tcp.starts_with("nbd://127.0.0.1:") && !tcp.contains(":0/"), "{tcp}");
+    let mut client = UnixStream::connect(place.path("t.sock")).expect("connects");
+    let mut greeting = [0; 8];
+    client.read_exact(&mut greeting).expect("greets");
+    assert_eq!(&greeting, b"NBDMAGIC");
+    place.udm(&["remove", "t"]).fails("UDM-0206");
+    place.udm(&["remove", "--deferred", "t"]).ok();
+    assert!(place.udm(&["info", "t"]).ok().contains("(DEFERRED REMOVE)"));
+    place.udm(&["unexport", "t"]).ok();
+    place.udm(&["unexport", "u"]).ok();
+    assert_eq!(place.udm(&["ls"]).ok(), "No devices found\n");
+    assert!(!place.path("t.sock").exists());
+}
+
+#[test]
+fn wait_returns_when_its_device_goes() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    place.udm(&["create", "t", "--table", "0 8 zero"]).ok();
+    // The call is on its way before the removal, so it either waits already or is answered that
+    // there is no such device; it never hangs.
+    let mut stream = UnixStream::connect(place.path("control.sock")).expect("connects");
+    let call = json!({
+        "method": "org.udm.control.Wait",
+        "parameters": { "device": { "name": "t" }, "event_nr": 0 },
+    });
+    stream.write_all(format!("{call}\0").as_bytes()).expect("sent");
+    place.udm(&["remove", "t"]).ok();
+    let mut byte = [0];
+    stream.read_exact(&mut byte).expect("answered");
+}
+
+#[test]
+fn up_serves_what_the_file_says_and_ends_on_request() {
+    let place = Place::new();
+    let config = place.path("up.toml");
+    let text = "[[file]]\npath = \"sub/d.img\"\nsize = \"1M\"\n[[device]]\nname = \"d\"\n\
+        table = \"0 2048 linear sub/d.img 0\"\n[[export]]\ndevice = \"d\"\nnbd = \"unix:sub/d.sock\"\n";
+    fs::write(&config, text).expect("written");
+    let mut up = std::process::Command::new(common::UDM)
+        .args(["up", "--json", config.to_str().expect("UTF-8")])
+        .env("UDM_SOCKET", place.path("control.sock"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let mut out = std::io::BufReader::new(up.stdout.take().expect("piped"));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).expect("its line");
+    let ready = json_of(&line);
+    assert_eq!(ready["exports"][0]["device"], "d");
+    assert_eq!(place.udm(&["status", "d"]).ok(), "0 2048 linear \n");
+    assert!(UnixStream::connect(place.path("sub/d.sock")).is_ok());
+    let pid = rustix::process::Pid::from_child(&up);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
+    assert!(up.wait().expect("ended").success());
+    assert_eq!(fs::metadata(place.path("sub/d.img")).expect("kept").len(), 1 << 20);
+    assert!(!place.path("sub/d.sock").exists());
+}
+
+#[test]
+fn run_gives_the_command_its_device_and_takes_its_exit_code() {
+    let place = Place::new();
+    let script = format!("test -n \"$UDM_NBD_URI\" && {} table && exit 7", common::UDM);
+    let ran = place.udm(&["run", "--table", "0 64 zero", "--", "sh", "-c", &script]);
+    assert_eq!((ran.out.as_str(), ran.code), ("run: 0 64 zero \n", Some(7)));
+    place.udm(&["run", "--table", "0 64", "--", "true"]).fails("UDM-0102");
+}
