@@ -100,7 +100,7 @@ impl Report {
 
 /// Mebibytes of a number of sectors.
 pub(super) fn mib(len_sectors: Sector) -> String {
-    format!("{} MiB", len_sectors * SECTOR_BYTES >> 20)
+    format!("{} MiB", (len_sectors * SECTOR_BYTES) >> 20)
 }
 
 /// A number with its digits in groups of three.
