@@ -48,7 +48,7 @@ struct Batch {
 
 /// Requests of every kind and of all memory paths: small, gathered in place, with memory of
 /// their own.
-fn batch(client: &Client, head_bytes: usize, read_head_bytes: usize) -> Batch {
+fn batch<S: Read + Write>(client: &Client<S>, head_bytes: usize, read_head_bytes: usize) -> Batch {
     let (mut requests, mut reply_bytes) = (Vec::new(), 0);
     for index in 0..32_u64 {
         let len: u64 = if index % 16 == 7 { 128 << 10 } else { 4096 };

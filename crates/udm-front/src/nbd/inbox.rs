@@ -1,8 +1,8 @@
 //! The receive side of a connection: where bytes arrive, and where write payloads stay.
 //!
 //! One large buffer takes what the kernel has at hand, often dozens of requests. The session looks
-//! at it through [`Window`]. A write's payload is handed to the engine where it lies, as a segment of
-//! this buffer; the buffer is used again once no such segment is left.
+//! at it through [`Window`]. A write's payload is handed to the engine where it lies, as a segment
+//! of this buffer; the buffer is used again once no such segment is left.
 //!
 //! Rules. Memory is bounded: a connection has at most [`BUFS_MAX`] receive buffers. If the device
 //! is slow and all of them hold payloads of unfinished writes, [`Inbox::room`] has nothing to

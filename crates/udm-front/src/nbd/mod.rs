@@ -3,8 +3,8 @@
 //! The life of a connection, and the file each part lives in:
 //!
 //! ```text
-//! greeting ─▶ negotiate ───────────────▶ session ──▶ end
-//!             options, export chosen     requests → Command → (engine) → reply
+//! greeting --> negotiate ------------> session --------------------------------> end
+//!              options, export chosen  request -> Command -> (engine) -> reply
 //! ```
 //!
 //! - [`wire`]: every number and fixed structure of the protocol, nothing else.

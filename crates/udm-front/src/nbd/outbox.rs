@@ -5,14 +5,14 @@
 //! out in one send; neighbours merge into one segment, so a batch that the device answers at once
 //! is a single piece of memory.
 //!
-//! Rules. One send at a time, since a short one must be continued before anything else. A place that
-//! was reserved is finished or given up exactly once. A buffer is reused when nothing reserved
-//! or queued is left in it. A large read gets buffers of its own, of
-//! the same size, which the pool keeps; its head goes before them as a piece of a shared buffer.
+//! Rules. One send at a time, since a short one must be continued before anything else. A place
+//! that was reserved is finished or given up exactly once. A buffer is reused when nothing reserved
+//! or queued is left in it. A large read gets buffers of its own, of the same size, which the pool
+//! keeps; its head goes before them as a piece of a shared buffer.
 //!
 //! ```text
 //! buf: | sent | head data | head data | head | reserved, not read yet | free ...
-//!             └── one piece, merged ─────────┘                        cursor
+//!             |<- one piece, merged ----->|                         cursor
 //! ```
 //!
 //! The tricky case is a place finished out of order: pieces are queued in the order of completion,

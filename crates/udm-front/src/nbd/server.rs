@@ -1,15 +1,15 @@
 //! The listener: an actor that accepts clients and spreads their connections over the lanes.
 //!
 //! The control side makes one with [`Listener::new`], installs it on some lane, and talks to it by
-//! messages ([`ListenerOrder`]). It knows which connections live where, and nothing of what they do.
+//! messages ([`ListenerOrder`]). It knows which connections live where, not what they do.
 //!
-//! Rules. Connections go round the lanes in turn. There are at most [`CONNECTIONS_MAX`]; one more is
-//! closed at once. The listener outlives its connections: a stop is done when the last of them is,
-//! and only then are the exports no longer in use.
+//! Rules. Connections go round the lanes in turn. There are at most [`CONNECTIONS_MAX`]; one more
+//! is closed at once. The listener outlives its connections: a stop is done when the last of them
+//! is, and only then are the exports no longer in use.
 //!
 //! ```text
-//! accept ──spawn on lane n──▶ connection ──Opened──▶ known ──Closed──▶ forgotten
-//! Stop ──▶ no more accepts, orders to all known, later ones ordered as they report ──▶ done()
+//! accept --spawn on lane n--> connection --Opened--> known --Closed--> forgotten
+//! Stop --> no more accepts, orders to all known, later ones ordered as they report --> done()
 //! ```
 //!
 //! The tricky case is a connection that is on its way to its lane when a stop or a change of the

@@ -11,7 +11,7 @@
 //!
 //! | request is | unaligned, empty, bad flag | beyond the end | export is read-only |
 //! |---|---|---|---|
-//! | read, cache, block status | EINVAL | EINVAL | – |
+//! | read, cache, block status | EINVAL | EINVAL | - |
 //! | write, write zeroes | EINVAL | ENOSPC | EPERM |
 //! | trim | EINVAL | EINVAL | EPERM |
 //!

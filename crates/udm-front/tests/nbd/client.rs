@@ -1,7 +1,6 @@
 //! A small blocking NBD client that says exactly what a test wants said.
 
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 
 /// Which header style to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +22,8 @@ pub(crate) const WRITE_ZEROES: u16 = 6;
 pub(crate) const BLOCK_STATUS: u16 = 7;
 
 /// A connection in the transmission phase.
-pub(crate) struct Client {
-    pub(crate) stream: UnixStream,
+pub(crate) struct Client<S> {
+    pub(crate) stream: S,
     style: Style,
     pub(crate) size_bytes: u64,
     pub(crate) flags: u16,
@@ -40,32 +39,36 @@ pub(crate) struct Reply {
     pub(crate) data: Vec<u8>,
 }
 
-fn take<const N: usize>(stream: &mut UnixStream) -> [u8; N] {
+fn take<const N: usize, S: Read>(stream: &mut S) -> [u8; N] {
     let mut bytes = [0; N];
     stream.read_exact(&mut bytes).expect("the server answers");
     bytes
 }
 
-fn take_u16(stream: &mut UnixStream) -> u16 {
+fn take_u16(stream: &mut impl Read) -> u16 {
     u16::from_be_bytes(take(stream))
 }
 
-fn take_u32(stream: &mut UnixStream) -> u32 {
+fn take_u32(stream: &mut impl Read) -> u32 {
     u32::from_be_bytes(take(stream))
 }
 
-fn take_u64(stream: &mut UnixStream) -> u64 {
+fn take_u64(stream: &mut impl Read) -> u64 {
     u64::from_be_bytes(take(stream))
 }
 
 /// Greets and sends the client flags.
-pub(crate) fn greet(stream: &mut UnixStream) {
-    assert_eq!(take::<18>(stream), *b"NBDMAGICIHAVEOPT\0\x03");
+pub(crate) fn greet(stream: &mut (impl Read + Write)) {
+    assert_eq!(take::<18, _>(stream), *b"NBDMAGICIHAVEOPT\0\x03");
     stream.write_all(&3_u32.to_be_bytes()).expect("the server listens");
 }
 
 /// Sends an option and returns its replies up to the last: type and data.
-pub(crate) fn option(stream: &mut UnixStream, number: u32, body: &[u8]) -> Vec<(u32, Vec<u8>)> {
+pub(crate) fn option(
+    stream: &mut (impl Read + Write),
+    number: u32,
+    body: &[u8],
+) -> Vec<(u32, Vec<u8>)> {
     let mut bytes = b"IHAVEOPT".to_vec();
     bytes.extend(number.to_be_bytes());
     bytes.extend((body.len() as u32).to_be_bytes());
@@ -85,9 +88,9 @@ pub(crate) fn option(stream: &mut UnixStream, number: u32, body: &[u8]) -> Vec<(
     }
 }
 
-impl Client {
+impl<S: Read + Write> Client<S> {
     /// Shakes hands and chooses an export.
-    pub(crate) fn new(mut stream: UnixStream, style: Style, export: &str) -> Client {
+    pub(crate) fn new(mut stream: S, style: Style, export: &str) -> Client<S> {
         greet(&mut stream);
         let mut name = (export.len() as u32).to_be_bytes().to_vec();
         name.extend(export.as_bytes());

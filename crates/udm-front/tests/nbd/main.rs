@@ -9,6 +9,7 @@ use client::{
 };
 use rig::{DEVICE, Rig};
 use std::io::Write;
+use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use udm_driver::DriverChoice;
 use udm_front::nbd::server::ListenerOrder;
@@ -136,7 +137,7 @@ fn requests_cut_at_every_byte_are_understood() {
 fn connections_share_the_device_across_lanes() {
     let rig = Rig::new(2, DriverChoice::Auto, MEMORY);
     let served = rig.serve(vec![rig.export(DEVICE, false)]);
-    let mut clients: Vec<Client> =
+    let mut clients: Vec<Client<_>> =
         (0..4).map(|_| Client::new(rig.connect(&served), Style::Simple, "")).collect();
     rig.wait_for(|lanes| lanes.iter().all(|lane| lane.actors >= 2));
     for (index, client) in clients.iter_mut().enumerate() {
@@ -327,4 +328,39 @@ fn errors_below_are_errors_of_the_request_not_of_the_connection() {
         assert_eq!(client.ask(READ, 0, MIB, 256 << 10).error, 5);
         assert_eq!(client.ask(READ, 0, 0, 4096).error, 0);
     }
+}
+
+#[test]
+fn tcp_is_served_like_a_unix_socket() {
+    for choice in drivers() {
+        let rig = Rig::new(2, choice, MEMORY);
+        let address = rig.serve_tcp(vec![rig.export(DEVICE, false)]);
+        let stream = TcpStream::connect(address).expect("somebody listens");
+        let mut client = Client::new(stream, Style::Extended, "");
+        let data = pattern(3, 1 << 20);
+        assert_eq!(client.write(0, 512, &data), 0);
+        assert!(client.ask(READ, 0, 512, 1 << 20).data == data);
+        let bytes = client.request(DISC, 0, 0, 0, 0);
+        client.send(&bytes);
+        assert!(client.ended_by_server());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_bounded_and_can_be_cut() {
+    let rig = Rig::new(1, DriverChoice::Auto, MEMORY);
+    let served = rig.serve(vec![rig.export(DEVICE, false)]);
+    let client = Client::new(rig.connect(&served), Style::Simple, "");
+    let mut writer = client.stream.try_clone().expect("a second handle");
+    let one = client.request(READ, 0, 5, 0, MIB);
+    // 200 GiB of replies that nobody reads: the writer is stopped by its full socket.
+    let sender = std::thread::spawn(move || {
+        let sent = (0..200_000).take_while(|_| writer.write_all(&one).is_ok()).count();
+        assert!(sent < 200_000, "the server took everything");
+    });
+    let mut other = Client::new(rig.connect(&served), Style::Simple, "");
+    assert_eq!(other.ask(READ, 0, 0, 4096).error, 0, "others are served meanwhile");
+    rig.stop(&served, true);
+    sender.join().expect("the cut ends it");
+    rig.wait_for(|lanes| lanes[0].actors == 0);
 }

@@ -1,5 +1,7 @@
 //! Lanes with a real driver, a device on them, and an NBD listener on a unix socket.
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use udm_core::engine::{COORDINATOR_LANE, EngineCensus, EngineConfig, MAILBOX_CAP
 use udm_core::lifecycle::{DeviceKey, Reply, Request, SuspendOptions};
 use udm_core::table::{DeviceRef, DeviceResolver, TableBuilder, parse_table};
 use udm_core::{Engine, LaneMessage, UserError};
-use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_unix, spawn_lane};
+use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, spawn_lane};
 use udm_front::nbd::server::{Export, Listener, ListenerOrder};
 use udm_lane::{Mailbox, mailbox};
 use udm_lower::LowerRegistry;
@@ -136,17 +138,29 @@ impl Rig {
         }
     }
 
-    /// Starts a listener for these exports.
+    /// Starts a listener for these exports on a unix socket.
     pub(crate) fn serve(&self, exports: Vec<Export>) -> Served {
-        let (out, actor) = channel();
         let path = self.folder.path().join(format!("{}.sock", exports.len()));
         let socket = listen_unix(&path, SOCKET_MODE_DEFAULT).expect("a socket");
+        Served { path, actor: self.install(socket, exports) }
+    }
+
+    /// Starts a listener for these exports on a free TCP port.
+    pub(crate) fn serve_tcp(&self, exports: Vec<Export>) -> SocketAddr {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (socket, address) = listen_tcp(any).expect("a socket");
+        self.install(socket, exports);
+        address
+    }
+
+    fn install(&self, socket: OwnedFd, exports: Vec<Export>) -> ActorId {
+        let (out, actor) = channel();
         let install = move |engine: &mut Engine| {
             let actor = engine.spawn_actor(Box::new(Listener::new(socket, exports)));
             out.send(actor).expect("the test waits");
         };
         self.tell(LaneId(0), LaneMessage::Run(Box::new(install)));
-        Served { path, actor: actor.recv().expect("installed") }
+        actor.recv().expect("installed")
     }
 
     pub(crate) fn order(&self, served: &Served, order: ListenerOrder) {

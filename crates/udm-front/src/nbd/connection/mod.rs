@@ -2,16 +2,17 @@
 //!
 //! Installed by the listener on some lane, where it stays. It receives into the inbox, lets the
 //! session take requests from it, submits their bios, and at the end of the turn sends everything
-//! that was answered meanwhile in one go and receives again. In steady state that is one system call
-//! for a whole batch of requests, and no allocation.
+//! that was answered meanwhile in one go and receives again. In steady state that is one system
+//! call for a whole batch of requests, and no allocation.
 //!
 //! Rules. What a client can make us hold is bounded (the `_MAX` constants); at a bound we stop
 //! *reading requests*, never answering them. Every request that was taken is answered, unless the
 //! client is gone. Nothing of the device's state lives here: a connection may die at any time.
 //!
 //! ```text
-//! Negotiating ──agreed──▶ Serving ──DISC, end of stream, drain──▶ Draining ──all sent──▶ Gone
-//!      └──── breach, socket error, cut ──────┴──────────────────────────┴──────────────▶ Gone
+//! Negotiating --agreed--> Serving --DISC, end of stream, drain--> Draining --all sent--> Gone
+//!      |                     |                                       |
+//!      +---------------------+--- breach, socket error, cut ---------+------------------> Gone
 //! ```
 //!
 //! The tricky case is a client that dies while the device is suspended: its bios may be held for
@@ -38,9 +39,9 @@ use udm_types::{DeviceId, Nanos, SECTOR_BYTES};
 const REQUESTS_MAX: usize = 256;
 
 /// Memory a connection uses for replies and large writes before it stops taking requests: two or
-/// three milliseconds of a fast disk, and no more than the lane's pool keeps, so that large requests
-/// allocate nothing either. One more request is always taken, so the largest possible (32 MiB) is
-/// never stuck.
+/// three milliseconds of a fast disk, and no more than the lane's pool keeps, so that large
+/// requests allocate nothing either. One more request is always taken, so the largest possible
+/// (32 MiB) is never stuck.
 const MEMORY_BYTES_MAX: u64 = 8 << 20;
 
 /// How long a handshake may take. A connection that only sits there must not keep its slot.

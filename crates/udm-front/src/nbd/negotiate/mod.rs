@@ -9,9 +9,10 @@
 //! what would make us hold too much ends it. Nothing is kept of an option but what it changes.
 //!
 //! ```text
-//! ClientFlags ──4 bytes──▶ Options ──GO, EXPORT_NAME──▶ Agreed
-//!      │                    │    ▲ any other option
-//!      └───bad flags────────┴────┴──ABORT, breach─────▶ Ended
+//! ClientFlags --4 bytes--> Options --GO, EXPORT_NAME--> Agreed
+//!      |                   |    ^
+//!      |                   |    +-- any other option
+//!      +---- bad flags ----+--------- ABORT, breach --> Ended
 //! ```
 //!
 //! The tricky case: metadata contexts belong to the export name they were selected for. If GO
