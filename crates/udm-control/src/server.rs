@@ -8,8 +8,9 @@
 //! Bounds: [`CLIENTS_MAX`] clients at once; one more is told so and sent away.
 //!
 //! The tricky case is a socket file that is already there. If a daemon answers on it, it is left
-//! alone (`SocketInUse`). If nobody listens, it is what a killed daemon left behind and is replaced.
-//! The lock beside it (`PATH.lock`) decides between two daemons that start at the same moment.
+//! alone (`SocketInUse`). If nobody listens, it is what a killed daemon left behind and is
+//! replaced. The lock beside it (`PATH.lock`) decides between two daemons that start at the same
+//! moment.
 
 use crate::connection::{Connection, Shared, StopFlag, answer_of, wait_readable};
 use crate::dispatch::CallError;

@@ -1,8 +1,8 @@
 //! Actors: what submits bios on a lane and gets them back. A front end's connection is one.
 //!
-//! An actor lives on one lane and is called by it, never concurrently: with a bio that came back, an
-//! operation that ended, a timer, a message, and (if it asked) the end of a loop turn, which is where
-//! replies gathered in the turn go out in one system call. An actor may do driver operations
+//! An actor lives on one lane and is called by it, never concurrently: with a bio that came back,
+//! an operation that ended, a timer, a message, and (if it asked) the end of a loop turn, which is
+//! where replies gathered in the turn go out in one system call. An actor may do driver operations
 //! of its own (sockets) and submit bios to any device.
 //!
 //! Rules. An actor never blocks and bounds what it has in flight (back-pressure: it stops reading).

@@ -71,7 +71,8 @@ struct TaskIo {
 }
 
 impl Engine {
-    /// A handle for the tasks of this lane. Each call makes an actor that lives as long as the lane.
+    /// A handle for the tasks of this lane. Each call makes an actor that lives as long as the
+    /// lane.
     pub fn async_io(&mut self) -> AsyncIo {
         let state: Rc<RefCell<State>> = Rc::default();
         let actor = self.spawn_actor(Box::new(TaskIo { state: Rc::clone(&state) }));

@@ -2,8 +2,8 @@
 //!
 //! A bio is owned by exactly one place at any time, as a [`BioBox`]: its submitter, a gate's held
 //! queue, a target that answered `Submitted`, a lower device. Owning the box is the right to finish
-//! it; the box cannot be cloned. Whoever drops a bio that is under way has a bug: the drop is caught,
-//! counted, and the bio is completed with an error instead of vanishing.
+//! it; the box cannot be cloned. Whoever drops a bio that is under way has a bug: the drop is
+//! caught, counted, and the bio is completed with an error instead of vanishing.
 //!
 //! Passing a layer pushes a frame (which device, which target, the sector before the remap, two
 //! words for the target) on a small stack inside the bio; completion pops it. No clone, no

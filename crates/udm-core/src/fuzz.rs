@@ -1,6 +1,8 @@
 //! Entry points for fuzzers: everything here must return, whatever the bytes are.
 //!
-//! Called by the libFuzzer targets in `fuzz/` and by seeded tests.
+//! Called by the libFuzzer targets in `fuzz/` and by seeded tests, never in production. Besides not
+//! panicking, each states a property that holds for all input: what was accepted is printed and
+//! read again, and must come out the same.
 
 use crate::table::{TableLine, parse_table};
 use alloc::format;

@@ -27,8 +27,8 @@ use udm_types::{DeviceId, LaneId, Nanos, OpSet, QueueLimits, Sector, Status};
 
 /// What `map` did with a bio.
 ///
-/// Every variant holds at most the box, so that an answer travels in two registers: through memory it
-/// cost several nanoseconds at every layer.
+/// Every variant holds at most the box, so that an answer travels in two registers: through memory
+/// it cost several nanoseconds at every layer.
 #[derive(Debug)]
 pub enum Mapped {
     /// Its destination and sector are set; send it on.
@@ -72,8 +72,8 @@ pub struct TargetTraits {
     /// The core must call `end_io`.
     pub wants_end_io: bool,
     /// Reads and writes go to this device at a constant distance, and nothing else happens to them.
-    /// The core then adds the numbers itself instead of calling `map`; debug builds call `map`, too,
-    /// and compare. Only for targets without `end_io`.
+    /// The core then adds the numbers itself instead of calling `map`; debug builds call `map`,
+    /// too, and compare. Only for targets without `end_io`.
     pub shift: Option<Shift>,
 }
 

@@ -1,8 +1,9 @@
-//! What happens to a volume while the load runs: swaps, moves, resizes, death, pauses, and questions.
+//! What happens to a volume while the load runs: swaps, moves, resizes, death, pauses, and
+//! questions.
 //!
-//! Each change is what a user would type, in one of the orders a user might: load before or after the
-//! suspend, or a resume that suspends by itself. A change that is given up (its suspend ran into a
-//! deadline) leaves the device as it was, and the inactive slot is cleared.
+//! Each change is what a user would type, in one of the orders a user might: load before or after
+//! the suspend, or a resume that suspends by itself. A change that is given up (its suspend ran
+//! into a deadline) leaves the device as it was, and the inactive slot is cleared.
 //!
 //! | change | data | who is told |
 //! |---|---|---|

@@ -1,11 +1,12 @@
 //! Requests to the life cycle, for scripts written as async code.
 //!
-//! A script asks and awaits the answer, or sleeps in virtual time; the world carries requests to lane
-//! 0 as the control faces do (a message in the mailbox) and answers back. So a script reads like what a
-//! user types, and many of them run at once on one small executor (the production one).
+//! A script asks and awaits the answer, or sleeps in virtual time; the world carries requests to
+//! lane
+//! 0 as the control faces do (a message in the mailbox) and answers back. So a script reads like
+//! what a user types, and many of them run at once on one small executor (the production one).
 //!
-//! Every request must be answered, once. What is still waiting when nothing can happen any more is a
-//! violation and is named in the report.
+//! Every request must be answered, once. What is still waiting when nothing can happen any more is
+//! a violation and is named in the report.
 //!
 //! The tricky case is a full mailbox: the message comes back and is sent again in a later step, in
 //! order, as the contract of mailboxes asks of every sender.

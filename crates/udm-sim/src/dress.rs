@@ -1,14 +1,16 @@
 //! From meaning to table: which targets realise a node this time.
 //!
-//! The same parts can be said in many ways: one linear or several, a stripe of one, a delay, a hold,
-//! a flakey that is always up, a striped part as a row of linears by chunk. Each swap draws again, so
-//! data must survive every change of form. Some forms change what may be expected: a delay or hold
-//! changes the order of I/O, a flakey that goes down makes it fail; the result says so.
+//! The same parts can be said in many ways: one linear or several, a stripe of one, a delay, a
+//! hold, a flakey that is always up, a striped part as a row of linears by chunk. Each swap draws
+//! again, so data must survive every change of form. Some forms change what may be expected: a
+//! delay or hold changes the order of I/O, a flakey that goes down makes it fail; the result says
+//! so.
 //!
 //! `invent` draws new parts: for a new volume, for growing, and for moving data elsewhere.
 //!
-//! The tricky case is alignment. All lengths, starts and chunks are multiples of the world's logical
-//! block, since a table that cuts a block is refused at load (and refusing is tested elsewhere).
+//! The tricky case is alignment. All lengths, starts and chunks are multiples of the world's
+//! logical block, since a table that cuts a block is refused at load (and refusing is tested
+//! elsewhere).
 
 use crate::layout::{Below, Leg, Meaning, Node, Part, SpaceMap, Stack};
 use crate::state::Canary;

@@ -1,9 +1,9 @@
 //! The simulated driver: a lane's way into the world, in place of io_uring.
 //!
 //! It registers simulated disks (the raw handle is the disk's number), turns driver operations into
-//! disk operations, and hands completions back in an order the seed chooses, all at once or (in some
-//! seeds) a few at a time. It never blocks: a wait that has nothing to give marks the lane asleep and
-//! returns, and the world turns the lane again when there is a reason.
+//! disk operations, and hands completions back in an order the seed chooses, all at once or (in
+//! some seeds) a few at a time. It never blocks: a wait that has nothing to give marks the lane
+//! asleep and returns, and the world turns the lane again when there is a reason.
 //!
 //! At the door every operation is checked: it must lie on the disk, and a write must carry tags of
 //! the very sectors it goes to. A mapping gone wrong shows here, at the first write, and not when

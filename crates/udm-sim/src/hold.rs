@@ -1,9 +1,11 @@
-//! Targets of the simulator only: `hold`, which keeps bios and pushes them back, and two planted bugs.
+//! Targets of the simulator only: `hold`, which keeps bios and pushes them back, and two planted
+//! bugs.
 //!
 //! `hold DEV START EVERY MS` maps like linear, but keeps every EVERY-th bio until MS milliseconds
-//! have passed or a `release` message comes. It is the target that needs a noflush suspend: when one
-//! begins, it pushes everything back; a flushing suspend makes it send everything on. What fails
-//! below while a noflush suspend is under way is pushed back from `end_io`, as a multipath would.
+//! have passed or a `release` message comes. It is the target that needs a noflush suspend: when
+//! one begins, it pushes everything back; a flushing suspend makes it send everything on. What
+//! fails below while a noflush suspend is under way is pushed back from `end_io`, as a multipath
+//! would.
 //!
 //! `skew DEV START BAD` is linear with one sector mapped to its neighbour (a canary). `hold` with
 //! EVERY above [`STUBBORN`] does not let go at a suspend (a canary).

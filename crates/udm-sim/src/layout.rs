@@ -1,15 +1,16 @@
 //! What the tables mean: the model of a volume's stack, and where each of its sectors lives.
 //!
-//! A stack is a tree of mapped devices ([`Node`]); node 0 is the top, which the load uses. A node is a
-//! row of [`Part`]s, each with a meaning (linear, striped, zero, error) whatever target realises it in
-//! a table; `dress.rs` turns parts into table lines. So a swap can change every target and keep the
-//! meaning, and the world knows at any time what a sector's place is without asking the engine.
+//! A stack is a tree of mapped devices ([`Node`]); node 0 is the top, which the load uses. A node
+//! is a row of [`Part`]s, each with a meaning (linear, striped, zero, error) whatever target
+//! realises it in a table; `dress.rs` turns parts into table lines. So a swap can change every
+//! target and keep the meaning, and the world knows at any time what a sector's place is without
+//! asking the engine.
 //!
-//! Space on the disks comes from a [`SpaceMap`]. Space given back is not used again while operations
-//! that are older may still land in it (an abandoned write that hangs).
+//! Space on the disks comes from a [`SpaceMap`]. Space given back is not used again while
+//! operations that are older may still land in it (an abandoned write that hangs).
 //!
-//! The tricky case is a node used only in part by the node above: such sectors have no owner, and I/O
-//! that reaches them is a violation.
+//! The tricky case is a node used only in part by the node above: such sectors have no owner, and
+//! I/O that reaches them is a violation.
 
 use crate::oracle::Class;
 use fastrand::Rng;

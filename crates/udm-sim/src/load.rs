@@ -1,8 +1,8 @@
 //! The load: actors that read and write a volume and hand every result to the oracle.
 //!
 //! One actor lives on one lane and uses one volume. In the safety phase it draws operations of all
-//! kinds, ranges that overlap those of others and cross every border, and keeps a few bios in flight.
-//! For the last check a *sweep* reads the whole volume and flushes it.
+//! kinds, ranges that overlap those of others and cross every border, and keeps a few bios in
+//! flight. For the last check a *sweep* reads the whole volume and flushes it.
 //!
 //! Each bio is compared on its way back with what was asked: sector, length, operation and device
 //! must be as submitted. Read buffers start poisoned, so that a part nobody filled shows.

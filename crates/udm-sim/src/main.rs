@@ -5,8 +5,8 @@
 //!
 //! Exit code 0: nothing found. 1: a failure. 2: bad arguments (clap's).
 //!
-//! The tricky case is the clock: only this file reads it (for the elapsed time it prints and to use two
-//! cores), never a world.
+//! The tricky case is the clock: only this file reads it (for the elapsed time it prints and to use
+//! two cores), never a world.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "a command line program")]
 

@@ -1,9 +1,9 @@
 //! Disk operations under way: when they take effect, when they end, and what goes wrong with them.
 //!
 //! An operation has two moments, drawn when it is submitted: it *takes effect* (a read samples the
-//! cache, a write enters it) and it *ends* (the lane may see the completion). Between the two, other
-//! operations overtake it. A fault is drawn at submission too and told to the oracle, so that an
-//! error that reaches a submitter can be held against the fault that caused it.
+//! cache, a write enters it) and it *ends* (the lane may see the completion). Between the two,
+//! other operations overtake it. A fault is drawn at submission too and told to the oracle, so that
+//! an error that reaches a submitter can be held against the fault that caused it.
 //!
 //! | fault | what happens | what may reach the submitter |
 //! |---|---|---|
@@ -13,8 +13,8 @@
 //! | slow | later | nothing |
 //! | hang | nothing before the disk is healed, then as usual | nothing, or a time-out by an abort |
 //!
-//! The tricky case is the hanging write that was abandoned: it keeps its memory and takes effect when
-//! the disk is healed, which is what the fence above has to survive.
+//! The tricky case is the hanging write that was abandoned: it keeps its memory and takes effect
+//! when the disk is healed, which is what the fence above has to survive.
 
 use crate::lane_io::Ended;
 use crate::oracle::FaultKind;

@@ -6,8 +6,8 @@
 //!
 //! Worlds are independent; the binary runs two searches over disjoint seeds side by side.
 //!
-//! The tricky case is a panic's message: it must reach the report although the world is gone, so the
-//! payload is taken apart here.
+//! The tricky case is a panic's message: it must reach the report although the world is gone, so
+//! the payload is taken apart here.
 
 use crate::world::{Scenario, Verdict, run};
 use crate::{Canary, Tally};

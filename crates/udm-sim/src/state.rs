@@ -1,14 +1,14 @@
 //! What all parts of a world share: time, dice, disks, operations, the oracle, the trace.
 //!
-//! Driver, actors and scripts hold a handle ([`Stage`]) on one cell. Each takes it for the length of
-//! one small step; nobody holds it across a call into the engine. That keeps the engine's re-entry
-//! (an actor that submits from inside a completion) and this sharing apart.
+//! Driver, actors and scripts hold a handle ([`Stage`]) on one cell. Each takes it for the length
+//! of one small step; nobody holds it across a call into the engine. That keeps the engine's
+//! re-entry (an actor that submits from inside a completion) and this sharing apart.
 //!
 //! Time is virtual and moves only when the world says so ([`SimState::advance`] in `ops.rs`). Order
 //! among things of one instant is the order of their serial numbers.
 //!
-//! The tricky case is the oracle's clock: virtual time stands still while much happens, so what came
-//! before what is told by the oracle's ticks, never by the time of day.
+//! The tricky case is the oracle's clock: virtual time stands still while much happens, so what
+//! came before what is told by the oracle's ticks, never by the time of day.
 
 use crate::disk::Disk;
 use crate::lane_io::LaneIo;

@@ -1,12 +1,12 @@
 //! The swarm: which features and faults a seed has switched on, and how strongly.
 //!
 //! A world in which everything happens at once hides whole classes of bugs: resets mask stale
-//! data, errors mask lost writes. So each seed first draws what may happen in it. Everything a world
-//! decides later is drawn from the same generator, so the seed alone makes the run.
+//! data, errors mask lost writes. So each seed first draws what may happen in it. Everything a
+//! world decides later is drawn from the same generator, so the seed alone makes the run.
 //!
 //! The tricky case is a knob drawn only in some seeds: drawing order is part of what a seed means.
-//! All knobs are therefore always drawn, and canaries and switches given on the command line are laid
-//! over the result afterwards.
+//! All knobs are therefore always drawn, and canaries and switches given on the command line are
+//! laid over the result afterwards.
 
 use crate::state::Canary;
 use fastrand::Rng;

@@ -1,11 +1,11 @@
 //! What happened how often: the counters a run reports.
 //!
 //! Part of the proof: a search that never suspended anything, or never injected a fault, finds
-//! nothing and must not look like success. Worlds add up into one tally for the run's last lines, and
-//! a test asserts that every kind of event occurs in a short search.
+//! nothing and must not look like success. Worlds add up into one tally for the run's last lines,
+//! and a test asserts that every kind of event occurs in a short search.
 //!
-//! Counters are a map by word, so that a new event needs no new field; the words come from the source
-//! and the order is the map's, so the printed lines are stable.
+//! Counters are a map by word, so that a new event needs no new field; the words come from the
+//! source and the order is the map's, so the printed lines are stable.
 //!
 //! The tricky case is a counter that stays at zero: it would simply be missing here. The list of
 //! counters that a search must have moved is in `tests/search.rs`.

@@ -1,8 +1,8 @@
 //! The trace of a world: a hash over everything that happened, and the event log of a replay.
 //!
 //! Each event is a word and a few numbers. The hash (FNV-1a, 64 bits) is always kept: the same seed
-//! twice must give the same hash, which is how a hidden clock, an address or a hash order would show.
-//! Text is made only when somebody wants to read it (`--trace`), so that a search stays fast.
+//! twice must give the same hash, which is how a hidden clock, an address or a hash order would
+//! show. Text is made only when somebody wants to read it (`--trace`), so that a search stays fast.
 //!
 //! The tricky case is an event that carries something that differs between two runs of one seed (a
 //! pointer, a length of time by the wall clock): it must not be noted. Everything noted here comes

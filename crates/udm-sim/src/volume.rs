@@ -1,12 +1,12 @@
 //! The life of a volume: made, used, changed in every way while the load runs, checked, removed.
 //!
 //! One script runs for each volume and changes one thing at a time; the load does not know. After
-//! every change the model (`layout.rs`) and the oracle know what the tables mean. `changes.rs` holds
-//! the changes themselves.
+//! every change the model (`layout.rs`) and the oracle know what the tables mean. `changes.rs`
+//! holds the changes themselves.
 //!
 //! The tricky case is when the oracle has to hear of a change: what may be from now on is told
-//! *before* the request goes out, what can no longer be is told after the good answer. Between the two
-//! both are legal, since nobody outside the engine can know the moment of the swap.
+//! *before* the request goes out, what can no longer be is told after the good answer. Between the
+//! two both are legal, since nobody outside the engine can know the moment of the swap.
 
 use crate::director::{Act, Director, Suspended, key};
 use crate::disk::Owner;

@@ -1,16 +1,19 @@
 //! One world: a seed's lanes, disks, load and scripts, from the first turn to the verdict.
 //!
-//! Every lane is a production [`Engine`] with a simulated driver; all of them run in this one thread.
-//! Each step, the seed chooses which lane turns, or how far time moves. The run has two phases: in
-//! *safety* anything may break; then everything is healed and *liveness* asks that all that was held or
-//! begun completes, that devices can be read, flushed and removed, and that nothing is left over.
+//! Every lane is a production [`Engine`] with a simulated driver; all of them run in this one
+//! thread. Each step, the seed chooses which lane turns, or how far time moves. The run has two
+//! phases: in
+//! *safety* anything may break; then everything is healed and *liveness* asks that all that was
+//! held or begun completes, that devices can be read, flushed and removed, and that nothing is left
+//! over.
 //!
 //! ```text
 //!   Play (K steps) -> heal -> Calm -> Sweep -> Leave -> census
 //! ```
 //! The tricky case is telling "stuck" from "slow". Lanes sleep unless something woke them, and time
 //! jumps to the next thing that can happen. When nothing can happen any more and something still
-//! waits, that is a violation at once, with the list of what waits; so is too long a way to the end.
+//! waits, that is a violation at once, with the list of what waits; so is too long a way to the
+//! end.
 
 use crate::control::Control;
 use crate::director::{Act, Director, Progress};
@@ -39,8 +42,8 @@ use udm_types::{DeviceFeatures, LaneId, LowerId, Nanos, QueueLimits};
 /// Steps the liveness phase may take before it counts as stuck.
 const LIVENESS_STEPS_MAX: u64 = 400_000;
 
-/// Steps until everything has come to rest after the last act: timers that nobody waits for any more
-/// still fire, operations that were abandoned end.
+/// Steps until everything has come to rest after the last act: timers that nobody waits for any
+/// more still fire, operations that were abandoned end.
 const REST_STEPS_MAX: u64 = 100_000;
 
 /// What to run.
@@ -264,7 +267,8 @@ impl World {
             if !self.run_act() {
                 return;
             }
-            // What was begun before the healing may still be slow; devices are fenced until it ends.
+            // What was begun before the healing may still be slow; devices are fenced until it
+            // ends.
             self.drain_disks();
             if let Some(act) = next {
                 self.director.progress.busy.set(self.script_count);
@@ -402,8 +406,8 @@ impl World {
         let engine = &self.engines[lane];
         let mut state = self.stage.get();
         let slept = state.lanes[lane].sleep != Sleep::Awake;
-        // The driver could not really block, so the lane is awake again; its wish to sleep is renewed
-        // here, by the same protocol.
+        // The driver could not really block, so the lane is awake again; its wish to sleep is
+        // renewed here, by the same protocol.
         state.lanes[lane].sleep = match engine.next_deadline() {
             _ if !slept || !engine.fall_asleep() => Sleep::Awake,
             Some(deadline) => Sleep::Until(deadline),

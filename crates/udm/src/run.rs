@@ -6,8 +6,8 @@
 //! exit code is ours (128 + signal if a signal ended it, as shells have it).
 //!
 //! The tricky case is Ctrl-C: the terminal sends it to the command, too. It decides what to make of
-//! it; we wait for its end, so that it never finds its device gone. SIGTERM comes to us alone and is
-//! passed on.
+//! it; we wait for its end, so that it never finds its device gone. SIGTERM comes to us alone and
+//! is passed on.
 
 use crate::cli::Failure;
 use crate::cli::args::RunArgs;

@@ -30,7 +30,10 @@ pub trait Method: Serialize + DeserializeOwned {
 }
 
 macro_rules! methods {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $kind:ty,)* } -> $answer:ty;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident { $($(#[$meta:meta])* $field:ident: $kind:ty,)* } -> $answer:ty;
+    )*) => {
         $(
             $(#[$doc])*
             #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! The short lists: ls, deps, targets, version.
 //!
-//! Each as dmsetup prints it, with its tabs: `ls` has one between name and number, `deps` one before
-//! the colon. A device below that has no number (a file, memory) is shown by its text where
+//! Each as dmsetup prints it, with its tabs: `ls` has one between name and number, `deps` one
+//! before the colon. A device below that has no number (a file, memory) is shown by its text where
 //! dmsetup would show the number.
 
 use crate::api::{Dependency, Device, TargetType};

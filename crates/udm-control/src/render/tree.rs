@@ -130,7 +130,7 @@ impl<'a> Forest<'a> {
     /// `more` says for each level above whether rows follow on it.
     fn print(&self, row: Row<'a>, more: &mut Vec<bool>, text: &mut String) {
         let [empty, bar, middle, last] = if self.options.utf {
-            ["  ", "│ ", "├─", "└─"]
+            ["  ", "\u{2502} ", "\u{251c}\u{2500}", "\u{2514}\u{2500}"]
         } else {
             ["  ", "| ", "|-", "`-"]
         };

@@ -1,4 +1,10 @@
 //! The actors of a lane: installed, called, reaped when their last bio and operation are back.
+//!
+//! The lane's loop calls them with completions, timers and messages, dispatch with bios that came
+//! back; an actor is called by its lane only, never from inside another call of itself.
+//!
+//! The tricky case is an actor that has ended while it still has bios or operations out: its slot
+//! stays taken until the last is back, so that none can reach whoever gets the number next.
 
 use super::Engine;
 use crate::actor::{Actor, ActorCx, ActorUse, DeviceNotice};

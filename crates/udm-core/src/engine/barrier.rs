@@ -1,8 +1,8 @@
 //! Ordered barriers: everything before completes first, then flush, data, flush; nothing after
 //! starts before. Across lanes, and nobody is ever blocked in a call.
 //!
-//! A barrier closes the gate of its lane when it is submitted and waits there, in the held queue like
-//! everything else. The device's *home lane* grants barriers one at a time:
+//! A barrier closes the gate of its lane when it is submitted and waits there, in the held queue
+//! like everything else. The device's *home lane* grants barriers one at a time:
 //! ```text
 //!   lane A                      home lane                     every lane
 //!   barrier at the gate --Ask-->  queue
@@ -11,9 +11,9 @@
 //!   flush, data, flush
 //!   answered           --Over-->  --Open-->                   held bios enter in order
 //! ```
-//! Order: on one lane it is the order of submission. Between lanes two submissions are ordered if one
-//! completed before the other began; a barrier covers every bio completed, on any lane, before it
-//! was submitted, and every bio submitted after it completed starts after it.
+//! Order: on one lane it is the order of submission. Between lanes two submissions are ordered if
+//! one completed before the other began; a barrier covers every bio completed, on any lane, before
+//! it was submitted, and every bio submitted after it completed starts after it.
 //!
 //! With suspend: a barrier under way counts as in flight, so a suspend waits for it. One that has
 //! been asked for but not begun stays held; if its turn comes while suspended, the lane passes

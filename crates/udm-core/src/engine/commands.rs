@@ -1,8 +1,8 @@
 //! What the coordinator tells lanes to do with a device, and how lanes answer.
 //!
 //! Every change of a device is a round: the coordinator sends a command to all lanes, each answers
-//! when it has done it. Commands of one sender arrive in order. A lane never waits inside a command;
-//! the answer of `Suspend` comes when the gate has drained, which may be much later.
+//! when it has done it. Commands of one sender arrive in order. A lane never waits inside a
+//! command; the answer of `Suspend` comes when the gate has drained, which may be much later.
 
 use super::device::{SuspendMark, TableLane};
 use super::doorway;

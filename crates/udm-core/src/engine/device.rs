@@ -1,10 +1,10 @@
 //! A mapped device as one lane sees it: its gate, the table it serves from, its counters.
 //!
 //! The gate decides whether a bio may enter, counts what is in flight, and holds what has to wait.
-//! All held I/O sits in one queue, ordered by the sequence number a bio got when it first reached the
-//! gate; a bio that a target pushed back returns to its old place, ahead of everything newer. Because
-//! the gate is plain data of one lane, "suspend saw nothing in flight while a bio slipped in"
-//! cannot happen: closing it, counting and draining are steps of one thread.
+//! All held I/O sits in one queue, ordered by the sequence number a bio got when it first reached
+//! the gate; a bio that a target pushed back returns to its old place, ahead of everything newer.
+//! Because the gate is plain data of one lane, "suspend saw nothing in flight while a bio slipped
+//! in" cannot happen: closing it, counting and draining are steps of one thread.
 //!
 //! Picture of a gate:
 //! ```text
@@ -12,8 +12,8 @@
 //!   closed     ----in_flight == 0-------->  drained: told to whoever closed it
 //!   closed     ----resume, barrier over-->  held bios enter in order, then open
 //! ```
-//! The tricky case is a barrier (`Op` with `ORDERED`) among held bios: entering them stops in front of
-//! it, and the gate stays closed until the barrier has been through.
+//! The tricky case is a barrier (`Op` with `ORDERED`) among held bios: entering them stops in front
+//! of it, and the gate stays closed until the barrier has been through.
 
 use crate::bio::{BioBox, BioClass, Dest};
 use crate::lifecycle::Gauges;

@@ -1,11 +1,11 @@
 //! The way of a bio: down through gates and targets, up through `end_io`, back to its submitter.
 //!
-//! `enter` is the hot path: an ordinary read or write that fits into one target passes gate, doorway
-//! and remap in a loop without a call per layer beyond the target's `map`. Everything else (flushes,
-//! discards, bios that must be split or held, barriers) goes through `route`.
+//! `enter` is the hot path: an ordinary read or write that fits into one target passes gate,
+//! doorway and remap in a loop without a call per layer beyond the target's `map`. Everything else
+//! (flushes, discards, bios that must be split or held, barriers) goes through `route`.
 //!
-//! Rules. Nothing recurses: a completion found on the way goes to a queue that the loop drains, so a
-//! deep stack or a long chain of split bios cannot use up the machine stack. A bio is counted in
+//! Rules. Nothing recurses: a completion found on the way goes to a queue that the loop drains, so
+//! a deep stack or a long chain of split bios cannot use up the machine stack. A bio is counted in
 //! flight at a device exactly while it has a frame of it (fan-out parents count for themselves).
 //!
 //! The tricky case is a bio whose gate is closed while its *parent* has been promised to finish
@@ -16,10 +16,9 @@ use super::device::DeviceLane;
 use super::doorway::{self, NO_TARGET, Next};
 use super::parent::{ParentKind, Rest};
 use crate::bio::{BioBox, Dest, Origin};
-use crate::table::FlushRoute;
+use crate::table::{FlushRoute, Table};
 use crate::target::Ended;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use udm_types::{BioFlags, DeviceId, Op, SECTOR_BYTES, Status};
 
 impl Engine {
@@ -191,30 +190,32 @@ impl Engine {
                     self.fanned_out(parent);
                 }
             },
-            FlushRoute::Targets => {
-                let takers: Vec<(usize, u32)> = table
-                    .targets
-                    .iter()
-                    .enumerate()
-                    .flat_map(|(index, target)| {
-                        (0..target.traits.flush_bios).map(move |nr| (index, nr))
-                    })
-                    .collect();
-                match takers.as_slice() {
-                    [] => self.give_up(bio, Status::Ok),
-                    [(target, nr)] => {
-                        bio.target_bio_nr = *nr;
-                        self.map_through(id, *target, seq, bio);
-                    }
-                    many => {
-                        let parent = self.fan_out(id, bio, seq);
-                        for (target, nr) in many {
-                            let child = self.copy_for(parent, *nr);
-                            self.map_through(id, *target, seq, child);
-                        }
-                        self.fanned_out(parent);
-                    }
+            FlushRoute::Targets => self.flush_through_targets(id, bio, seq, &table),
+        }
+    }
+
+    /// A flush that targets want to see: as many copies as each asks for.
+    fn flush_through_targets(&mut self, id: DeviceId, mut bio: BioBox, seq: u64, table: &Table) {
+        // Gone through twice, so that nothing has to be gathered in memory.
+        let takers = || {
+            table.targets.iter().enumerate().flat_map(|(index, target)| {
+                (0..target.traits.flush_bios).map(move |nr| (index, nr))
+            })
+        };
+        let mut first_two = takers();
+        match (first_two.next(), first_two.next()) {
+            (None, _) => self.give_up(bio, Status::Ok),
+            (Some((target, nr)), None) => {
+                bio.target_bio_nr = nr;
+                self.map_through(id, target, seq, bio);
+            }
+            (Some(_), Some(_)) => {
+                let parent = self.fan_out(id, bio, seq);
+                for (target, nr) in takers() {
+                    let child = self.copy_for(parent, nr);
+                    self.map_through(id, target, seq, child);
                 }
+                self.fanned_out(parent);
             }
         }
     }

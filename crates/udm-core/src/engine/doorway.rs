@@ -2,8 +2,8 @@
 //!
 //! It gives the target its view of the lane, and checks what comes back: the bio left through the
 //! frame it came in by, was not sent to the device it is in, and its operation is one the target
-//! takes. A target that breaks the contract loses that bio (it fails) and is counted; the daemon and
-//! every other device go on.
+//! takes. A target that breaks the contract loses that bio (it fails) and is counted; the daemon
+//! and every other device go on.
 //!
 //! What a target does in a call (complete, dispatch, requeue, set a timer, raise an event) is
 //! gathered in [`TargetParts`] and taken up by the loop afterwards, so a target can never re-enter

@@ -1,7 +1,7 @@
 //! A lane at work: the loop, and what passes through it.
 //!
-//! One [`Engine`] runs on each lane. A turn takes completions and messages in, runs timers, tasks and
-//! bios, and ends by telling actors, so that what was gathered goes out in one system call:
+//! One [`Engine`] runs on each lane. A turn takes completions and messages in, runs timers, tasks
+//! and bios, and ends by telling actors, so that what was gathered goes out in one system call:
 //! ```text
 //!   wait -> completions -> messages -> timers -> tasks -> bios -> end of turn -> (again)
 //! ```
@@ -9,8 +9,8 @@
 //! into targets), `device` (gate and table), `commands` (what the coordinator asks), `lowers`,
 //! `actors`, `parts` (what actors reach), `tokens`.
 //!
-//! Rules: nothing here blocks except the driver's `wait`, and that only when there is nothing to do;
-//! nothing allocates on the path of a bio; no lock is taken.
+//! Rules: nothing here blocks except the driver's `wait`, and that only when there is nothing to
+//! do; nothing allocates on the path of a bio; no lock is taken.
 
 mod actors;
 mod barrier;

@@ -15,8 +15,8 @@
 //!   fan-out copy       the whole bio is replayed: a push-back beats errors
 //!   part of a barrier  the whole barrier is replayed, so its order holds against the new table
 //! ```
-//! The tricky case is a split piece *inside* a fan-out or barrier: it is replayed with that ancestor,
-//! so the push-back travels up through the split parent.
+//! The tricky case is a split piece *inside* a fan-out or barrier: it is replayed with that
+//! ancestor, so the push-back travels up through the split parent.
 
 use super::Engine;
 use crate::bio::{BioBox, Dest, Origin};
@@ -158,8 +158,8 @@ impl Engine {
     }
 
     fn issue_pieces(&mut self, index: u32) {
-        // A piece can be pushed back before this loop comes round again, and take the parent with it;
-        // the guard keeps the parent until the loop is done.
+        // A piece can be pushed back before this loop comes round again, and take the parent with
+        // it; the guard keeps the parent until the loop is done.
         self.parents.get_mut(index).pending += 1;
         loop {
             let parent = self.parents.get_mut(index);

@@ -6,12 +6,13 @@
 //!             -> Bind (swap, preresume) -> Resume -> running
 //!   remove    [Suspend -> Postsuspend, if running] -> Destroy -> gone
 //! ```
-//! Only draining can take long. It ends by itself, by its deadline (run on, or fail what hangs and go
-//! on; if even that does not end it within another deadline, run on), by the asker going away, or by a resume: a suspend always has a way out. Until it has ended
-//! nothing was changed, so giving it up is opening the gates again.
+//! Only draining can take long. It ends by itself, by its deadline (run on, or fail what hangs and
+//! go on; if even that does not end it within another deadline, run on), by the asker going away,
+//! or by a resume: a suspend always has a way out. Until it has ended nothing was changed, so
+//! giving it up is opening the gates again.
 //!
-//! The tricky case is a resume whose own drain is given up: the table it had taken out of the inactive
-//! slot goes back there, unless the slot was filled meanwhile.
+//! The tricky case is a resume whose own drain is given up: the table it had taken out of the
+//! inactive slot goes back there, unless the slot was filled meanwhile.
 
 use super::coordinator::{After, Coordinator};
 use super::device::{Loaded, Suspension};

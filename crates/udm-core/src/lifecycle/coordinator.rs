@@ -1,9 +1,9 @@
 //! The coordinator: requests in, lane commands and answers out.
 //!
-//! Quick requests are answered at once. What needs the lanes is a *round*: one command to all lanes,
-//! and a continuation for when all have answered. Suspend, resume and remove are sequences of rounds,
-//! one at a time for each device (`change.rs`); others queue behind, except status requests, which
-//! never wait, and a resume, which ends a suspend that cannot finish.
+//! Quick requests are answered at once. What needs the lanes is a *round*: one command to all
+//! lanes, and a continuation for when all have answered. Suspend, resume and remove are sequences
+//! of rounds, one at a time for each device (`change.rs`); others queue behind, except status
+//! requests, which never wait, and a resume, which ends a suspend that cannot finish.
 
 use super::device::{DM_MAJOR, Device, EventWait, Loaded};
 use super::remove_all::RemovalWave;

@@ -1,4 +1,10 @@
-//! One mapped device as the coordinator knows it.
+//! One mapped device as the coordinator knows it: names, tables, users, and what is under way.
+//!
+//! Only the coordinator holds and changes this. The I/O side of a device is on the lanes
+//! (`engine/device.rs`), which learn of changes by command; nothing here counts bios.
+//!
+//! The tricky case is a request that comes while a suspend, resume or remove is under way: `change`
+//! is that one, and what has to wait for it stands in `queue`, in the order it came.
 
 use super::change::Change;
 use super::request::{DeviceStatus, ReplySink, Request, SuspendStatus, Ticket};

@@ -1,8 +1,8 @@
 //! Who stands on whom: uses of mapped devices by tables, loops, depth.
 //!
-//! A device counts as open once for every device whose live or inactive table names it, however many
-//! tables or lines do. Linux detects only direct self-reference; here every loop is refused, because
-//! a loop is a bio that never ends.
+//! A device counts as open once for every device whose live or inactive table names it, however
+//! many tables or lines do. Linux detects only direct self-reference; here every loop is refused,
+//! because a loop is a bio that never ends.
 
 use super::coordinator::Coordinator;
 use crate::bio::MAX_STACK_DEPTH;

@@ -10,8 +10,9 @@
 //!                             suspend: Suspend round, Postsuspend round
 //!                             swap:    Bind round (preresume), Resume round
 //! ```
-//! Files: `request` (what can be asked), `coordinator` (the requests), `change` (suspend, resume and
-//! remove, which take rounds), `remove_all`, `graph` (who stands on whom), `device` (one device's state).
+//! Files: `request` (what can be asked), `coordinator` (the requests), `change` (suspend, resume
+//! and remove, which take rounds), `remove_all`, `graph` (who stands on whom), `device` (one
+//! device's state).
 
 mod change;
 mod coordinator;

@@ -5,8 +5,8 @@
 //! something has happened (`settle`). It answers when nothing it asked for is under way and nothing
 //! closed is left.
 //!
-//! A device is asked once. Its removal may have to queue behind a suspend that hangs, and asking again
-//! and again would never end; if it turns out to be open by then, it is simply not removed.
+//! A device is asked once. Its removal may have to queue behind a suspend that hangs, and asking
+//! again and again would never end; if it turns out to be open by then, it is simply not removed.
 
 use super::coordinator::Coordinator;
 use super::request::{DeviceKey, Reply, ReplySink, Request};

@@ -4,12 +4,13 @@
 //! and goes to the lanes. Nothing here touches a live device: a failed build changes nothing.
 //!
 //! Order of checks is the kernel's (add-target rules), line by line, so the first error a user
-//! sees is the one Linux would report. One difference on purpose: sizes and alignment are checked at
-//! every load, not only at the first; an error at load leaves the device alone, while Linux's error at
-//! resume leaves it suspended.
+//! sees is the one Linux would report. One difference on purpose: sizes and alignment are checked
+//! at every load, not only at the first; an error at load leaves the device alone, while Linux's
+//! error at resume leaves it suspended.
 //!
-//! The tricky case is the block that straddles two lines: with 4 KiB blocks stacked from one target, a
-//! neighbour of 512-byte blocks must begin and end so that no 4 KiB block needs half a sector of it.
+//! The tricky case is the block that straddles two lines: with 4 KiB blocks stacked from one
+//! target, a neighbour of 512-byte blocks must begin and end so that no 4 KiB block needs half a
+//! sector of it.
 
 use super::args::Args;
 use super::registry::Registry;

@@ -1,4 +1,10 @@
 //! The list of target types. One line a type, in the binary; no registration behind the scenes.
+//!
+//! Used when a table is built, to find the type a line names, and by the commands that list types.
+//! It is made once and never changes while a daemon runs.
+//!
+//! The tricky case is a mistyped name: the nearest known one is offered only if it is near enough
+//! to be what was meant.
 
 use crate::target::TargetType;
 use alloc::string::String;

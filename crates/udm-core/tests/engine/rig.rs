@@ -1,9 +1,10 @@
 //! Worlds for the engine's tests, and two targets of their own.
 //!
-//! `plain DEVICE START` is `linear` in the least possible code: flushes bypass it. `lab DEVICE START
-//! [OPTION...]` does what no good target does, by option (`flush=N`, `discards=N`, `max=N`,
-//! `refuses`) or on a message: `drop`, `loop`, `requeue`, `good`. `event` raises an event. Its status
-//! counts `presuspend`, `presuspend_undo`, `postsuspend`, `preresume`, `resume`, over all lanes.
+//! `plain DEVICE START` is `linear` in the least possible code: flushes bypass it. `lab DEVICE
+//! START [OPTION...]` does what no good target does, by option (`flush=N`, `discards=N`, `max=N`,
+//! `refuses`) or on a message: `drop`, `loop`, `requeue`, `good`. `event` raises an event. Its
+//! status counts `presuspend`, `presuspend_undo`, `postsuspend`, `preresume`, `resume`, over all
+//! lanes.
 //!
 //! The testkit's `probe` is there too: it holds and pushes back on command.
 

@@ -3,12 +3,12 @@
 //! A volume is an address space that the load uses: the top device of a stack. Scripts that change
 //! tables tell this book what the tables mean; the oracle never reads a table.
 //!
-//! Sizes are spans of ticks. While a resize is on its way (from the resume request to its answer) the
-//! old and the new size are both possible: I/O that fits one of them may succeed, I/O that overhangs
-//! one of them may fail. Outside such times the answer is certain.
+//! Sizes are spans of ticks. While a resize is on its way (from the resume request to its answer)
+//! the old and the new size are both possible: I/O that fits one of them may succeed, I/O that
+//! overhangs one of them may fail. Outside such times the answer is certain.
 //!
-//! The tricky case is space that comes back: a shrink and a later grow give fresh sectors, whatever was
-//! there before; bios still under way may land in them all the same.
+//! The tricky case is space that comes back: a shrink and a later grow give fresh sectors, whatever
+//! was there before; bios still under way may land in them all the same.
 
 use super::register::{NEVER, Register, Tick};
 use super::{Oracle, Submission};

@@ -1,12 +1,12 @@
 //! What may fail, and why: the faults, and the times in which failing is allowed.
 //!
 //! An error that reaches a submitter is legal only if something explains it: a fault injected into
-//! an operation on those sectors while the bio was under way, an end of the device it reached beyond,
-//! a region or table that fails by design, an abort. Everything else is an error that the change
-//! itself caused, which the third promise forbids.
+//! an operation on those sectors while the bio was under way, an end of the device it reached
+//! beyond, a region or table that fails by design, an abort. Everything else is an error that the
+//! change itself caused, which the third promise forbids.
 //!
-//! A failed sync explains every flush of that time, and one that nobody was told of yet explains the
-//! next flush: it "stays reported until someone has seen it".
+//! A failed sync explains every flush of that time, and one that nobody was told of yet explains
+//! the next flush: it "stays reported until someone has seen it".
 //!
 //! The tricky case is the abort: the device below is fenced until the abandoned operations have
 //! ended, and whoever comes meanwhile is refused. That is a window for all volumes, since the disk

@@ -4,13 +4,13 @@
 //! when its data reaches a disk, nothing after it has begun when it ends. I/O that a suspend found
 //! waiting (held at the gate, or pushed back by a target) is replayed in the order of submission.
 //!
-//! A disk learns which bio a write belongs to by its tags, so "begins" is what the disks saw, not what
-//! the engine says. Plain and FUA writes are watched; a write with PREFLUSH waits for its own flush
-//! and may be overtaken.
+//! A disk learns which bio a write belongs to by its tags, so "begins" is what the disks saw, not
+//! what the engine says. Plain and FUA writes are watched; a write with PREFLUSH waits for its own
+//! flush and may be overtaken.
 //!
 //! The tricky case is one turn: the engine may finish a barrier and start the next bio before the
-//! load hears of the first. The rules therefore compare turns: what happened in an *earlier* turn than
-//! the end of the other is a violation.
+//! load hears of the first. The rules therefore compare turns: what happened in an *earlier* turn
+//! than the end of the other is a violation.
 
 use super::{Oracle, Record};
 use udm_types::{BioFlags, Op, Status};

@@ -1,9 +1,9 @@
 //! One sector's legal values: a register under concurrent writes.
 //!
-//! A write that is under way may be seen or not. One that was acknowledged puts an end to every value
-//! that was finished before it began; values of writes that overlapped it in time stay possible, for
-//! either may have come last. A write that failed may or may not have happened, until a later one is
-//! acknowledged. A discard counts as a write of zeroes that may not have happened.
+//! A write that is under way may be seen or not. One that was acknowledged puts an end to every
+//! value that was finished before it began; values of writes that overlapped it in time stay
+//! possible, for either may have come last. A write that failed may or may not have happened, until
+//! a later one is acknowledged. A discard counts as a write of zeroes that may not have happened.
 //!
 //! ```text
 //! time     ----w1----|                         w1 acknowledged
@@ -15,7 +15,8 @@
 //!
 //! A read pins: whatever it found was there last, so values finished before the read began and not
 //! found cannot come back. A write applied a second time, or data from before a swap, is caught by
-//! that. Pins hold for what reads see, not for what is durable: a value seen may still be in a cache.
+//! that. Pins hold for what reads see, not for what is durable: a value seen may still be in a
+//! cache.
 
 use crate::value::{Tag, write_of};
 
@@ -105,8 +106,8 @@ impl Register {
             .any(|candidate| candidate.shows(tag) && candidate.superseded >= since)
     }
 
-    /// Whether this tag may be durable once a durable write that began at `since` has ended: it is that
-    /// write's, or of one that had not ended before.
+    /// Whether this tag may be durable once a durable write that began at `since` has ended: it is
+    /// that write's, or of one that had not ended before.
     pub(crate) fn is_not_older(&self, tag: Tag, since: Tick) -> bool {
         self.candidates.iter().any(|candidate| candidate.shows(tag) && candidate.end >= since)
     }

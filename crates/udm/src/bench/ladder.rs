@@ -1,4 +1,8 @@
 //! The ladder: so many layers of one target over a null or memory device.
+//!
+//! `udm bench` without a subcommand. Every lane gets a load of its own (`load.rs`) on the top
+//! device; what is printed is their sum, and CPU time for an I/O. Layers are compared by running
+//! this several times, so nothing here subtracts one run from another.
 
 use super::load::{Load, LoadOrder, LoadResult};
 use super::{BenchError, BenchOp, LadderArgs, Lower};

@@ -1,9 +1,9 @@
 //! `udm bench`: how anyone repeats our figures on their own machine.
 //!
-//! `udm bench` runs a closed loop of bios through a stack of mapped devices in this process and prints
-//! I/Os a second, CPU nanoseconds an I/O (of the lane's thread, from the kernel's accounting) and
-//! latencies. `udm bench swap` runs a verified load on every lane while tables are swapped as fast as
-//! they go, and prints what the swaps cost and that nothing was lost.
+//! `udm bench` runs a closed loop of bios through a stack of mapped devices in this process and
+//! prints I/Os a second, CPU nanoseconds an I/O (of the lane's thread, from the kernel's
+//! accounting) and latencies. `udm bench swap` runs a verified load on every lane while tables are
+//! swapped as fast as they go, and prints what the swaps cost and that nothing was lost.
 //!
 //! On a shared machine wall-clock rates say little; CPU per I/O and ratios within one run do.
 

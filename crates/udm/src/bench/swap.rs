@@ -1,9 +1,10 @@
 //! `udm bench swap`: tables swapped under noflush as fast as they go, under a verified load.
 //!
-//! Three tables with the same mapping and different shapes (one linear line, eight linear lines, one
-//! stripe) take turns. A swap is `load` then `resume` with noflush: suspend, push back, bind, resume, as one
-//! request. The swapper is an actor on the coordinator's lane, so that what is measured is the
-//! engine and not the scheduling of a third thread on a machine whose lanes are all busy.
+//! Three tables with the same mapping and different shapes (one linear line, eight linear lines,
+//! one stripe) take turns. A swap is `load` then `resume` with noflush: suspend, push back, bind,
+//! resume, as one request. The swapper is an actor on the coordinator's lane, so that what is
+//! measured is the engine and not the scheduling of a third thread on a machine whose lanes are all
+//! busy.
 
 use super::verify::{LoadBoard, Verify, VerifyOrder, VerifyResult};
 use super::{BenchError, SwapArgs};

@@ -1,8 +1,8 @@
 //! A verified load: every block that was written is read back and compared, all the time.
 //!
-//! Each place of the loop owns blocks nobody else touches, and goes write, read, compare, next block.
-//! A block's data is its number and version all over, so a lost, stale, torn or misplaced write
-//! shows. Used by `bench swap` and by `demo`.
+//! Each place of the loop owns blocks nobody else touches, and goes write, read, compare, next
+//! block. A block's data is its number and version all over, so a lost, stale, torn or misplaced
+//! write shows. Used by `bench swap` and by `demo`.
 //!
 //! The loop also measures pauses: the longest time without a completion on this lane, for each
 //! window that the swapper announces by counting [`LoadBoard::window`] up.

@@ -1,8 +1,8 @@
 //! The verbs about exports: export, unexport, exports.
 //!
 //! `export` prints the address clients type and nothing else, so that a script can take it from
-//! there: `nbdinfo "$(udm export disk --nbd unix:./disk.sock)"`. An export belongs to the daemon and
-//! lives on after the command.
+//! there: `nbdinfo "$(udm export disk --nbd unix:./disk.sock)"`. An export belongs to the daemon
+//! and lives on after the command.
 
 use super::args::ExportArgs;
 use super::asker::Daemon;

@@ -1,8 +1,9 @@
 //! The command line: parse, run one verb, print, exit.
 //!
 //! `args.rs` is the grammar; `change.rs`, `query.rs` and `exports.rs` are the verbs that ask a
-//! daemon; `papers.rs` those that need none; `daemon`, `up` and `run` live beside this folder, since
-//! they run an engine. A verb fills an [`Output`]; a failure carries its own words (`failure.rs`).
+//! daemon; `papers.rs` those that need none; `daemon`, `up` and `run` live beside this folder,
+//! since they run an engine. A verb fills an [`Output`]; a failure carries its own words
+//! (`failure.rs`).
 //!
 //! Exit codes: 0, 1 for a failure as dmsetup, 2 for wrong usage.
 

@@ -1,8 +1,8 @@
 //! sd_notify: tells a service manager that the daemon is ready, or ending.
 //!
-//! One datagram to the socket that `NOTIFY_SOCKET` names, a path or (with a leading `@`) an abstract
-//! name. Without the variable there is nobody to tell. A manager that does not listen is its own
-//! problem, so errors are not reported: the daemon serves all the same.
+//! One datagram to the socket that `NOTIFY_SOCKET` names, a path or (with a leading `@`) an
+//! abstract name. Without the variable there is nobody to tell. A manager that does not listen is
+//! its own problem, so errors are not reported: the daemon serves all the same.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -1,7 +1,7 @@
 //! The closing table of the demo, for people and as JSON.
 //!
-//! The story fills a [`Report`]; this file only prints it. The JSON has the same numbers under stable
-//! names, with their units in the names; `lost` and `mismatches` are what a script looks at.
+//! The story fills a [`Report`]; this file only prints it. The JSON has the same numbers under
+//! stable names, with their units in the names; `lost` and `mismatches` are what a script looks at.
 //!
 //! "Lost" counts every I/O that failed or never came back: a change of the device must not be
 //! visible to those who use it, so there is no error that would be all right.

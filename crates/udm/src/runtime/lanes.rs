@@ -1,8 +1,8 @@
 //! Starting and stopping lane threads.
 //!
 //! A driver belongs to the thread that made it, and mailboxes need every driver's waker, so lanes
-//! start in two steps: each thread opens its driver and hands its waker out; when all are there, each
-//! gets the mailboxes and begins to turn.
+//! start in two steps: each thread opens its driver and hands its waker out; when all are there,
+//! each gets the mailboxes and begins to turn.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,11 +1,12 @@
 //! The running engine: lane threads, the registries, and a way to ask things of them.
 //!
 //! Used by the daemon, by `up`, `run`, `demo` and `bench`, and by Rust programs that embed udm. A
-//! [`Runtime`] starts one thread a lane, each with its own driver and [`Engine`], and joins them when
-//! it is shut down. Requests go to the coordinator on lane 0; answers come back through a channel.
+//! [`Runtime`] starts one thread a lane, each with its own driver and [`Engine`], and joins them
+//! when it is shut down. Requests go to the coordinator on lane 0; answers come back through a
+//! channel.
 //!
-//! Nothing here is on the I/O path. Building a table opens files and may block, so it happens on the
-//! thread of whoever asked, never on a lane.
+//! Nothing here is on the I/O path. Building a table opens files and may block, so it happens on
+//! the thread of whoever asked, never on a lane.
 //!
 //! The tricky case is shutting down while I/O is stuck below: the lanes are told to stop and end
 //! after their current turn; operations still in the kernel are then the driver's to wait for.
