@@ -12,6 +12,7 @@
 use crate::control::{Answer, Control};
 use crate::dress::{Dress, Dresser};
 use crate::layout::{SpaceMap, Stack};
+use crate::oracle::WindowId;
 use crate::state::Stage;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -294,9 +295,8 @@ impl Director {
     }
 
     fn check_given_up(&self, options: &SuspendOptions, error: &UserError) {
-        let timed_out = error.code() == ErrorCode::SuspendTimedOut
-            && options.deadline.is_some()
-            && options.on_timeout == OnTimeout::Resume;
+        // Also with `fail`: what a device below keeps (a delay, a hold) cannot be failed from above.
+        let timed_out = error.code() == ErrorCode::SuspendTimedOut && options.deadline.is_some();
         if !timed_out && !self.stage.get().swarm.races {
             self.violate(format!("a suspend or resume was refused: {error}"));
         }
@@ -304,13 +304,25 @@ impl Director {
 
     /// Asks, with the window of an abort open if there may be one.
     async fn guarded(&self, options: &SuspendOptions, request: Request) -> Answer {
-        let may_abort = options.deadline.is_some() && options.on_timeout == OnTimeout::Fail;
-        if !may_abort {
-            return self.control.ask(request).await;
-        }
-        self.stage.get().tally.count("suspends that may abort");
-        let window = self.stage.get().oracle.open_window(None);
+        let window = self.open_abort(options);
         let answer = self.control.ask(request).await;
+        self.close_abort(window);
+        answer
+    }
+
+    /// A suspend that may fail what hangs is about to be asked for.
+    pub(crate) fn open_abort(&self, options: &SuspendOptions) -> Option<WindowId> {
+        let may_abort = options.deadline.is_some() && options.on_timeout == OnTimeout::Fail;
+        let mut state = self.stage.get();
+        may_abort.then(|| {
+            state.tally.count("suspends that may abort");
+            state.oracle.open_window(None)
+        })
+    }
+
+    /// It has been answered: the window closes when every operation of that time has ended.
+    pub(crate) fn close_abort(&self, window: Option<WindowId>) {
+        let Some(window) = window else { return };
         let director = self.clone();
         self.tasks.borrow_mut().push(Box::pin(async move {
             let serial = director.stage.get().ops.next_serial();
@@ -324,7 +336,6 @@ impl Director {
             }
             director.stage.get().oracle.close_window(window);
         }));
-        answer
     }
 
     /// Empties the inactive slot.

@@ -41,6 +41,9 @@ pub(crate) enum Task {
         /// The flush has been sent.
         flushed: bool,
     },
+    /// These, all at once, in this order (for tests).
+    #[cfg(test)]
+    Plan(&'static [(Op, BioFlags, Sector, Sector)]),
 }
 
 /// An actor of the load.
@@ -85,6 +88,14 @@ impl LoadActor {
                 }
             }
             Task::Sweep { next, flushed } => self.sweep(next, flushed, cx),
+            #[cfg(test)]
+            Task::Plan(plan) => {
+                self.task = Task::Plan(&[]);
+                let (volume, lane) = (self.volume, cx.lane().index());
+                for &(op, flags, sector, len_sectors) in plan {
+                    self.submit(Submission { volume, op, flags, sector, len_sectors, lane }, cx);
+                }
+            }
         }
         self.leave_if_done(cx);
     }
@@ -159,6 +170,8 @@ impl LoadActor {
 
     fn leave_if_done(&mut self, cx: &mut ActorCx<'_>) {
         let swept = matches!(self.task, Task::Sweep { flushed: true, .. });
+        #[cfg(test)]
+        let swept = swept || matches!(self.task, Task::Plan(&[]));
         let stopped = self.crew.borrow().stopped || swept;
         if stopped && self.asked.is_empty() && !self.gone {
             self.gone = true;

@@ -106,12 +106,16 @@ pub(crate) async fn meddle(director: Director) {
         director.stage.get().tally.count("meddlings");
         match director.pick(5) {
             0 | 3 => {
+                let window = director.open_abort(&options);
                 let request = Request::Suspend { device, options, ticket };
                 ask_for_a_while(&director, request, ticket).await;
+                director.close_abort(window);
             }
             1 | 2 => {
+                let window = director.open_abort(&options);
                 let request = Request::Resume { device, options, ticket };
                 ask_for_a_while(&director, request, ticket).await;
+                director.close_abort(window);
             }
             _ => director.clear(&name).await,
         }

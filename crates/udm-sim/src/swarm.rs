@@ -180,10 +180,19 @@ impl Swarm {
             self.dead_tables = false;
         }
         match canary {
-            Some(Canary::HoldForever | Canary::SwappedOrder) => self.suspends = true,
+            Some(Canary::HoldForever) => self.suspends = true,
+            Some(Canary::SwappedOrder) => {
+                // Only the order of replay shall give it away.
+                self.load.ordered = 0;
+                (self.suspends, self.delay, self.hold) = (true, false, false);
+            }
             Some(Canary::WrongSector) => self.swaps = true,
             Some(Canary::FakeBarrier) => self.load.ordered += 8,
-            Some(Canary::FakeFlush | Canary::FlushLie) => self.load.flush += 8,
+            Some(Canary::FakeFlush) => {
+                self.load.ordered = 0;
+                self.load.flush += 8;
+            }
+            Some(Canary::FlushLie) => self.load.flush += 8,
             Some(Canary::LongTable) => self.load.beyond_end += 60,
             Some(
                 Canary::DropWrite

@@ -75,12 +75,7 @@ impl Volume {
             let (rng, swarm) = (&mut state.rng, &state.swarm);
             Inventor { rng, swarm, space: &mut space }.stack(&format!("v{index}r{round}"))?
         };
-        let (classes, spots) = stack.map();
-        director.stage.get().oracle.open_volume(index, classes);
-        let crew = Rc::default();
-        let mut volume =
-            Volume { director: director.clone(), index, stack, spots: Vec::new(), crew };
-        volume.move_in(spots);
+        let mut volume = Volume::over(director, index, stack);
         for node in (0..volume.stack.nodes.len()).rev() {
             volume.make_device(node).await?;
         }
@@ -95,29 +90,49 @@ impl Volume {
         Some(volume)
     }
 
+    /// A volume over a stack whose devices do not exist yet.
+    pub(crate) fn over(director: &Director, index: usize, stack: Stack) -> Volume {
+        let (classes, spots) = stack.map();
+        director.stage.get().oracle.open_volume(index, classes);
+        let (crew, director) = (Rc::default(), director.clone());
+        let mut volume = Volume { director, index, stack, spots: Vec::new(), crew };
+        volume.move_in(spots);
+        volume
+    }
+
     async fn make_device(&mut self, node: usize) -> Option<()> {
+        self.create_device(node).await?;
+        let dress = self.director.dress(&self.stack, node, false, true);
+        self.first_dress(node, dress).await
+    }
+
+    pub(crate) async fn create_device(&mut self, node: usize) -> Option<()> {
         let director = self.director.clone();
         let name = self.stack.nodes[node].name.clone();
-        let dm_name = DmName::new(&name).expect("invariant: made of letters and digits");
-        let request = Request::Create { name: dm_name, uuid: None, minor: None };
-        let Reply::Done(Some(status)) =
-            director.expect("create", director.control.ask(request).await)?
-        else {
+        let name = DmName::new(&name).expect("invariant: made of letters and digits");
+        let request = Request::Create { name, uuid: None, minor: None };
+        let answer = director.control.ask(request).await;
+        let Reply::Done(Some(status)) = director.expect("create", answer)? else {
             director.violate("create answered something else".into());
             return None;
         };
         self.stack.nodes[node].id = Some(status.id);
-        let dress = director.dress(&self.stack, node, false, true);
-        if !director.load(&name, &dress.text).await {
+        Some(())
+    }
+
+    /// The first table of a device.
+    pub(crate) async fn first_dress(&mut self, node: usize, dress: Dress) -> Option<()> {
+        let name = self.stack.nodes[node].name.clone();
+        if !self.director.load(&name, &dress.text).await {
             return None;
         }
         let window = self.expect_dress(node, &dress);
-        let done = director.resume(&name, SuspendOptions::default()).await;
+        let done = self.director.resume(&name, SuspendOptions::default()).await;
         self.dressed(node, &dress, window, done);
         done.then_some(())
     }
 
-    fn install(&self, lane: usize, task: Task) {
+    pub(crate) fn install(&self, lane: usize, task: Task) {
         let Some(device) = self.stack.nodes[0].id else { return };
         let crew = Rc::clone(&self.crew);
         let stage = self.director.stage.clone();
@@ -154,7 +169,7 @@ impl Volume {
     }
 
     /// Leaves every device running, whatever others did to it.
-    async fn calm(&mut self) {
+    pub(crate) async fn calm(&mut self) {
         while self.director.progress.meddlers.get() > 0 {
             self.director.control.sleep(Nanos::from_millis(1)).await;
         }
@@ -185,7 +200,7 @@ impl Volume {
     }
 
     /// Stops the load and waits until its last bio is back.
-    async fn stop_load(&mut self) {
+    pub(crate) async fn stop_load(&mut self) {
         self.crew.borrow_mut().stopped = true;
         while self.crew.borrow().working > 0 {
             self.director.control.sleep(Nanos::from_millis(1)).await;
@@ -194,7 +209,7 @@ impl Volume {
     }
 
     /// Reads and flushes everything, then looks at disks and gauges.
-    async fn sweep(&mut self) {
+    pub(crate) async fn sweep(&mut self) {
         let lanes = self.director.stage.get().swarm.lanes;
         self.install(self.director.pick(lanes), Task::Sweep { next: 0, flushed: false });
         while self.crew.borrow().working > 0 {
@@ -241,7 +256,7 @@ impl Volume {
     }
 
     /// Removes the devices from the top down.
-    async fn remove(&mut self) {
+    pub(crate) async fn remove(&mut self) {
         for node in 0..self.stack.nodes.len() {
             let name = self.stack.nodes[node].name.clone();
             let legs = self.stack.nodes[node].parts.iter().flat_map(Part::legs);

@@ -31,6 +31,7 @@ use crate::trace::Trace;
 use crate::{side, volume};
 use fastrand::Rng;
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use udm_core::engine::{EngineCensus, LaneMessage};
@@ -194,7 +195,30 @@ fn make_engines(stage: &Stage) -> (Vec<Engine>, Mailbox<LaneMessage>) {
 
 impl World {
     fn new(scenario: &Scenario) -> World {
-        let mut state = draw_state(scenario);
+        let mut world = World::empty(draw_state(scenario));
+        let swarm = world.stage.get().swarm.clone();
+        for index in 0..swarm.volumes {
+            world.spawn(volume::live(world.director.clone(), index));
+        }
+        if swarm.scratch {
+            world.spawn(side::scratch(world.director.clone()));
+        }
+        if swarm.races {
+            world.director.progress.meddlers.set(1);
+            world.spawn(side::meddle(world.director.clone()));
+        }
+        world
+    }
+
+    /// A script of three acts: it tells when it has finished each.
+    fn spawn(&mut self, script: impl Future<Output = ()> + 'static) {
+        self.script_count += 1;
+        self.director.progress.busy.set(self.script_count);
+        self.scripts.spawn(script);
+    }
+
+    /// A world in which nobody does anything yet.
+    fn empty(mut state: SimState) -> World {
         let lowers = make_lowers(&mut state);
         let swarm = state.swarm.clone();
         let units = (state.disks[0].len_sectors() / swarm.block_sectors) as usize;
@@ -204,8 +228,6 @@ impl World {
         let control = Control::new(stage.clone());
         let own: [&'static dyn TargetType; 2] = [&HOLD, &SKEW];
         let registry = Registry::new(udm_targets::all().into_iter().chain(own));
-        let meddlers = usize::from(swarm.races);
-        let script_count = swarm.volumes + usize::from(swarm.scratch) + meddlers;
         let director = Director {
             stage: stage.clone(),
             control: control.clone(),
@@ -214,23 +236,14 @@ impl World {
             space: Rc::new(RefCell::new(space)),
             progress: Rc::new(Progress {
                 act: Cell::new(Act::Play),
-                busy: Cell::new(script_count),
-                meddlers: Cell::new(meddlers),
+                busy: Cell::new(0),
+                meddlers: Cell::new(0),
             }),
             tasks: Rc::default(),
             last_ticket: Rc::default(),
         };
-        let mut scripts = Executor::new(Arc::new(NoWake));
-        for index in 0..swarm.volumes {
-            scripts.spawn(volume::live(director.clone(), index));
-        }
-        if swarm.scratch {
-            scripts.spawn(side::scratch(director.clone()));
-        }
-        if swarm.races {
-            scripts.spawn(side::meddle(director.clone()));
-        }
-        World { stage, engines, coordinator, control, director, scripts, script_count }
+        let scripts = Executor::new(Arc::new(NoWake));
+        World { stage, engines, coordinator, control, director, scripts, script_count: 0 }
     }
 
     /// The safety phase; returns the steps it took.
@@ -434,3 +447,7 @@ impl World {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "regress.rs"]
+mod regress;

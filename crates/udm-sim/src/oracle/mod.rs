@@ -53,6 +53,8 @@ pub(crate) struct Record {
     pub(crate) asked: Submission,
     pub(crate) seq: u64,
     pub(crate) start: Tick,
+    /// When the last flush began that had gone well by then: sync faults since may be reported to it.
+    pub(crate) flushed: Tick,
     /// The suspend that found it held, 0 for none.
     pub(crate) epoch: u64,
     /// The turn in which its data first reached a disk.
@@ -132,13 +134,13 @@ impl Oracle {
             return number;
         };
         let seq = volume.take_seq(asked.lane) ^ swap;
-        let epoch = volume.epoch;
+        let (epoch, flushed) = (volume.epoch, volume.last_good_flush);
         if asked.op.is_write() {
             let zeroes = asked.op != Op::Write;
             volume.for_data(asked, |register| register.begin(number, zeroes, start));
         }
         self.starts.insert(start);
-        let record = Record { asked, seq, start, epoch, started_turn: None };
+        let record = Record { asked, seq, start, flushed, epoch, started_turn: None };
         self.under_way.insert(number, record);
         number
     }
@@ -221,7 +223,7 @@ impl Oracle {
         let by_design = asked.len_sectors > 0 && volume.touches_error(asked.sector, end);
         let durable = asked.op == Op::Flush || !asked.flags.is_empty();
         let flush_failed =
-            durable && self.excuses.sync_failed_since(record.start.min(volume.last_good_flush));
+            durable && self.excuses.sync_failed_since(record.start.min(record.flushed));
         let explained = self.excuses.explain(Failed {
             volume: asked.volume,
             reads: asked.op == Op::Read,
