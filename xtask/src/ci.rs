@@ -36,28 +36,53 @@ const STEPS: [Step; 9] = [
     ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
     ("clippy", clippy),
-    ("doc tests", |root| steps::run(root, &mut cargo(&["test", "--workspace", "--doc"]))),
+    ("doc-tests", |root| steps::run(root, &mut cargo(&["test", "--workspace", "--doc"]))),
     ("tests", tests),
     ("simulation", simulation),
     ("fuzz", fuzzing),
     ("docs", docs),
 ];
 
-/// Runs every step.
-pub(crate) fn run(root: &Path) -> Result<(), Failed> {
+/// How to run.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run the later steps too when one fails.
+    #[arg(long)]
+    keep_going: bool,
+    /// Only these steps.
+    #[arg(value_name = "STEP")]
+    only: Vec<String>,
+}
+
+/// Runs every step, or those that were asked for.
+pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
+    if let Some(unknown) = args.only.iter().find(|only| STEPS.iter().all(|(name, _)| name != only))
+    {
+        let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+        return Err(Failed::new(format!("no step {unknown}; there are: {}", names.join(", "))));
+    }
     let start = Instant::now();
     let mut times = Vec::new();
+    let mut failures = Vec::new();
     for (name, step) in STEPS {
+        if !args.only.is_empty() && !args.only.iter().any(|only| only == name) {
+            continue;
+        }
         println!("\n==== {name}");
         let step_start = Instant::now();
         let result = step(root);
         let took_s = step_start.elapsed().as_secs_f64();
         times.push(format!("{name} {took_s:.0} s"));
         println!("==== {name}: {} in {took_s:.1} s", if result.is_ok() { "ok" } else { "FAILED" });
-        result.map_err(|failed| Failed::new(format!("step {name}: {failed}")))?;
+        if let Err(failed) = result {
+            failures.push(format!("step {name}: {failed}"));
+            if !args.keep_going {
+                break;
+            }
+        }
     }
-    println!("\nall steps passed in {:.0} s ({})", start.elapsed().as_secs_f64(), times.join(", "));
-    Ok(())
+    println!("\n{:.0} s in all ({})", start.elapsed().as_secs_f64(), times.join(", "));
+    if failures.is_empty() { Ok(()) } else { Err(Failed::new(failures.join("\n"))) }
 }
 
 fn tools(_root: &Path) -> Result<(), Failed> {

@@ -30,7 +30,7 @@ enum Command {
     /// Check the rules of the repository: layers, lengths, headers, banned calls, docs, licences.
     Tidy,
     /// Run everything a change has to pass, in order, with times.
-    Ci,
+    Ci(ci::Args),
     /// Run the simulator over seeds (release build of udm-sim).
     Sim(sim::Args),
     /// Fuzz what parses other people's bytes (libFuzzer, stable toolchain).
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let root = steps::root();
     let result = match Cli::parse().command {
         Command::Tidy => tidy::run(&root),
-        Command::Ci => ci::run(&root),
+        Command::Ci(args) => ci::run(&root, &args),
         Command::Sim(args) => sim::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),

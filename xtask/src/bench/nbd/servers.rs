@@ -22,7 +22,9 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(5);
 /// What is behind a server; only servers with the same are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backing {
-    /// Memory, or nothing at all.
+    /// Nothing: reads are zeroes (or one block), writes are forgotten.
+    Nothing,
+    /// Memory of the device's size.
     Memory,
     /// A file in the page cache.
     File,
@@ -77,24 +79,25 @@ pub(crate) fn all(place: &Place<'_>) -> Result<Vec<Spec>, Failed> {
         let spec = Spec { name, backing, role, export, program, arguments, then, control, socket };
         specs.push((spec, file));
     };
-    add("floor, one block", Backing::Memory, Role::Floor, "", &|socket, _| {
+    add("floor, one block", Backing::Nothing, Role::Floor, "", &|socket, _| {
         format!("{this} bench floor {socket} {size}")
+    });
+    add("udm, null", Backing::Nothing, Role::Udm, "d", &|_, _| format!("null:{size}"));
+    add("nbdkit null", Backing::Nothing, Role::Peer, "", &|socket, _| {
+        format!("nbdkit -f -U {socket} null {size}")
+    });
+    add("qemu-nbd null", Backing::Nothing, Role::Peer, "", &|socket, _| {
+        format!("qemu-nbd -t -e 16 -k {socket} --image-opts driver=null-co,size={size}")
+    });
+    add("qemu-storage-daemon null", Backing::Nothing, Role::Peer, "n", &|socket, _| {
+        storage_daemon(socket, &format!("driver=null-co,node-name=n,size={size}"))
     });
     add("floor, memory", Backing::Memory, Role::Floor, "", &|socket, _| {
         format!("{this} bench floor {socket} {size} --memory")
     });
     add("udm, memory", Backing::Memory, Role::Udm, "d", &|_, _| format!("mem:{size}"));
-    add("nbdkit null", Backing::Memory, Role::Peer, "", &|socket, _| {
-        format!("nbdkit -f -U {socket} null {size}")
-    });
     add("nbdkit memory", Backing::Memory, Role::Peer, "", &|socket, _| {
         format!("nbdkit -f -U {socket} memory {size}")
-    });
-    add("qemu-nbd null", Backing::Memory, Role::Peer, "", &|socket, _| {
-        format!("qemu-nbd -t -e 16 -k {socket} --image-opts driver=null-co,size={size}")
-    });
-    add("qemu-storage-daemon null", Backing::Memory, Role::Peer, "n", &|socket, _| {
-        storage_daemon(socket, &format!("driver=null-co,node-name=n,size={size}"))
     });
     add("udm, file", Backing::File, Role::Udm, "d", &|_, file| file.to_owned());
     add("nbdkit file", Backing::File, Role::Peer, "", &|socket, file| {
