@@ -42,23 +42,22 @@ const ACCEPT_PAUSE_NS: i64 = 50_000_000;
 /// Longest socket path in bytes that the system takes, with room for its NUL.
 const SOCKET_PATH_LEN_BYTES_MAX: usize = 107;
 
-/// A running server.
-pub struct Server {
-    shared: Arc<Shared>,
+/// A socket that listens but is not served yet. Clients that connect wait.
+///
+/// Taken before anything else a daemon does, so that the second of two daemons touches nothing.
+pub struct Bound {
     path: PathBuf,
-    accepting: Option<JoinHandle<()>>,
-    /// Held for the server's life: the right to this socket path.
-    _lock: OwnedFd,
+    listener: Option<UnixListener>,
+    /// Held for as long as the socket: the right to this path.
+    lock: Option<OwnedFd>,
 }
 
-type Clients = Arc<Mutex<BTreeMap<u64, JoinHandle<()>>>>;
-
-impl Server {
-    /// Listens and starts to serve.
+impl Bound {
+    /// Listens.
     ///
     /// # Errors
-    /// `SocketInUse` if a daemon answers at this path, `ListenFailed` with the system's reason.
-    pub fn start(path: &Path, ops: Arc<dyn ControlOps>) -> Result<Server, UserError> {
+    /// `SocketInUse` if a daemon has this path, `ListenFailed` with the system's reason.
+    pub fn open(path: &Path) -> Result<Bound, UserError> {
         if path.as_os_str().len() > SOCKET_PATH_LEN_BYTES_MAX {
             return Err(UserError::new(
                 ErrorCode::ListenFailed,
@@ -69,10 +68,50 @@ impl Server {
         }
         make_directory(path)?;
         let lock = take_lock(path)?;
-        let failed = |error: io::Error| {
-            errno::system(ErrorCode::ListenFailed, &format!("listen on {}", path.display()), &error)
+        let listener = listen(path).map_err(|error| not_listening(path, &error))?;
+        Ok(Bound { path: path.to_owned(), listener: Some(listener), lock: Some(lock) })
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // Never served: the daemon did not start. Served: the server has taken both out.
+        if self.listener.take().is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A running server.
+pub struct Server {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    accepting: Option<JoinHandle<()>>,
+    _lock: Option<OwnedFd>,
+}
+
+type Clients = Arc<Mutex<BTreeMap<u64, JoinHandle<()>>>>;
+
+impl Server {
+    /// Listens and starts to serve.
+    ///
+    /// # Errors
+    /// As [`Bound::open`] and [`Server::serve`].
+    pub fn start(path: &Path, ops: Arc<dyn ControlOps>) -> Result<Server, UserError> {
+        Server::serve(Bound::open(path)?, ops)
+    }
+
+    /// Starts to serve.
+    ///
+    /// # Errors
+    /// `ListenFailed` if the system refuses a thread or a descriptor.
+    pub fn serve(mut bound: Bound, ops: Arc<dyn ControlOps>) -> Result<Server, UserError> {
+        let path = bound.path.clone();
+        let failed = |error: io::Error| not_listening(&path, &error);
+        let listener = bound.listener.as_ref().map(UnixListener::try_clone).transpose();
+        let Some(listener) = listener.map_err(failed)? else {
+            return Err(failed(io::ErrorKind::NotConnected.into()));
         };
-        let listener = listen(path).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let stop = StopFlag::new().map_err(failed)?;
         let shared = Arc::new(Shared { ops, stop });
@@ -83,7 +122,9 @@ impl Server {
                 move || accept_all(&listener, &shared)
             })
             .map_err(failed)?;
-        Ok(Server { shared, path: path.to_owned(), accepting: Some(accepting), _lock: lock })
+        bound.listener = None;
+        let lock = bound.lock.take();
+        Ok(Server { shared, path, accepting: Some(accepting), _lock: lock })
     }
 
     /// The socket's path.
@@ -110,6 +151,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn not_listening(path: &Path, error: &io::Error) -> UserError {
+    errno::system(ErrorCode::ListenFailed, &format!("listen on {}", path.display()), error)
 }
 
 fn make_directory(path: &Path) -> Result<(), UserError> {

@@ -22,9 +22,7 @@ use udm_control::ops::ExportOrder;
 use udm_control::server::CLIENTS_MAX;
 use udm_control::{Client, ControlOps, INTERFACE_TEXT, Server};
 use udm_core::error::{ErrorCode, UserError};
-use udm_core::lifecycle::{
-    DM_MAJOR, DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket,
-};
+use udm_core::lifecycle::{DM_MAJOR, DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
 use udm_types::{DeviceId, DmName};
 
 /// What the daemon was asked that a test waits for.
@@ -98,12 +96,7 @@ impl ControlOps for Fake {
         self.tickets.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn load(
-        &self,
-        _: &DeviceKey,
-        _: &str,
-        _: bool,
-    ) -> Result<Box<DeviceStatus>, UserError> {
+    fn load(&self, _: &DeviceKey, _: &str, _: bool) -> Result<Box<DeviceStatus>, UserError> {
         Err(UserError::new(ErrorCode::Gap, "a gap").at_line(2).at_field(1).hint("close it"))
     }
 
@@ -184,7 +177,8 @@ fn is_closed(stream: &mut UnixStream) -> bool {
 fn garbage_is_answered_and_cut_off_and_harms_nobody_else() {
     let world = world();
     let mut other = Client::connect(&world.path).expect("connects");
-    for garbage in [&b"\xff\xfe\0"[..], b"{\0", b"GET / HTTP/1.1\r\n\r\n\0", b"[]\0", b"7\0", b"\0"] {
+    for garbage in [&b"\xff\xfe\0"[..], b"{\0", b"GET / HTTP/1.1\r\n\r\n\0", b"[]\0", b"7\0", b"\0"]
+    {
         let mut stream = UnixStream::connect(&world.path).expect("connects");
         let error = raw(&mut stream, garbage);
         assert_eq!(error["error"], "org.udm.control.Error", "{garbage:?}");

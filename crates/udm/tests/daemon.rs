@@ -6,7 +6,8 @@ use common::{Place, state_of};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Command, Stdio};
 
 fn json_of(text: &str) -> Value {
     let value: Value = serde_json::from_str(text).expect("JSON");
@@ -280,10 +281,10 @@ fn up_serves_what_the_file_says_and_ends_on_request() {
     let text = "[[file]]\npath = \"sub/d.img\"\nsize = \"1M\"\n[[device]]\nname = \"d\"\n\
         table = \"0 2048 linear sub/d.img 0\"\n[[export]]\ndevice = \"d\"\nnbd = \"unix:sub/d.sock\"\n";
     fs::write(&config, text).expect("written");
-    let mut up = std::process::Command::new(common::UDM)
+    let mut up = Command::new(common::UDM)
         .args(["up", "--json", config.to_str().expect("UTF-8")])
         .env("UDM_SOCKET", place.path("control.sock"))
-        .stdout(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
         .spawn()
         .expect("started");
     let mut out = std::io::BufReader::new(up.stdout.take().expect("piped"));
@@ -307,4 +308,126 @@ fn run_gives_the_command_its_device_and_takes_its_exit_code() {
     let ran = place.udm(&["run", "--table", "0 64 zero", "--", "sh", "-c", &script]);
     assert_eq!((ran.out.as_str(), ran.code), ("run: 0 64 zero \n", Some(7)));
     place.udm(&["run", "--table", "0 64", "--", "true"]).fails("UDM-0102");
+}
+
+#[test]
+fn forced_removal_of_a_busy_device_leaves_an_error_table() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    place.udm(&["create", "t", "--table", "0 8 zero"]).ok();
+    place.udm(&["export", "t", "--nbd", &format!("unix:{}", place.text("t.sock"))]).ok();
+    place.udm(&["suspend", "t"]).ok();
+    place.udm(&["remove", "--force", "t"]).fails("UDM-0206");
+    assert_eq!(place.udm(&["table", "t"]).ok(), "0 8 error \n");
+    assert_eq!(place.udm(&["info", "-c", "--noheadings", "-o", "suspended"]).ok(), "Active\n");
+    place.udm(&["unexport", "t"]).ok();
+    place.udm(&["remove", "--force", "--retry", "t"]).ok();
+}
+
+#[test]
+fn a_service_manager_is_told_when_the_daemon_is_ready_and_when_it_ends() {
+    let place = Place::new();
+    let manager = UnixDatagram::bind(place.path("notify")).expect("binds");
+    let mut daemon = Command::new(common::UDM)
+        .args(["daemon", "--socket", &place.text("control.sock")])
+        .env("NOTIFY_SOCKET", place.path("notify"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("started");
+    let mut bytes = [0; 64];
+    let mut heard = || {
+        let count = manager.recv(&mut bytes).expect("told");
+        String::from_utf8_lossy(&bytes[..count]).into_owned()
+    };
+    assert_eq!(heard(), "READY=1");
+    place.udm(&["ls"]).ok();
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    assert_eq!(heard(), "STOPPING=1");
+    assert!(daemon.wait().expect("ended").success());
+}
+
+#[test]
+fn json_of_every_verb_keeps_to_the_published_schema() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let schema: Value =
+        serde_json::from_str(include_str!("../../../docs/formats/cli.schema.json")).expect("JSON");
+    let address = format!("unix:{}", place.text("t.sock"));
+    let lines: &[&[&str]] = &[
+        &["create", "t", "-u", "u", "--table", "0 8 zero"],
+        &["create", "s", "--table", "0 8 linear dm:t 0"],
+        &["load", "t", "--table", "0 8 error"],
+        &["suspend", "t", "--reason", "test"],
+        &["info"],
+        &["info", "-c"],
+        &["resume", "t"],
+        &["clear", "t"],
+        &["rename", "s", "r"],
+        &["status"],
+        &["table", "t"],
+        &["ls"],
+        &["ls", "--tree"],
+        &["deps"],
+        &["targets"],
+        &["version"],
+        &["export", "t", "--nbd", &address],
+        &["exports"],
+        &["unexport", "t"],
+        &["explain"],
+        &["explain", "UDM-0105"],
+        &["wait", "t", "99"],
+        &["message", "t", "0", "@cancel_deferred_remove"],
+        &["remove", "r"],
+        &["remove_all"],
+    ];
+    for line in lines {
+        let ran = place.udm(&[&["--json"], *line].concat());
+        let value = json_of(&ran.ok());
+        check_schema(&schema, &schema, &value, &line.join(" "));
+    }
+    for line in [&["table", "nope"][..], &["create", "a/b", "-n"]] {
+        let ran = place.udm(&[&["--json"], line].concat());
+        assert_eq!(ran.code, Some(1));
+        check_schema(&schema, &schema, &json_of(&ran.err), &line.join(" "));
+    }
+}
+
+/// The part of JSON Schema that the published file uses.
+fn check_schema(root: &Value, schema: &Value, value: &Value, place: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let target = name.strip_prefix("#/$defs/").expect("a local reference");
+        let found = root["$defs"].get(target).expect("defined");
+        return check_schema(root, found, value, place);
+    }
+    if let Some(choices) = schema["anyOf"].as_array() {
+        let fits = |choice: &Value| match choice["type"].as_str() {
+            Some("null") => value.is_null(),
+            _ => !value.is_null(),
+        };
+        let choice = choices.iter().find(|choice| fits(choice)).expect("a choice");
+        return check_schema(root, choice, value, place);
+    }
+    let fits = match schema["type"].as_str().expect("a type") {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => panic!("the checker does not know {other}"),
+    };
+    assert!(fits, "{place}: {value} is no {}", schema["type"]);
+    for key in schema["required"].as_array().into_iter().flatten() {
+        let key = key.as_str().expect("a name");
+        assert!(value.get(key).is_some(), "{place}: {key} is missing in {value}");
+    }
+    for (key, inner) in value.as_object().into_iter().flatten() {
+        let known = schema["properties"].get(key);
+        let known = known.unwrap_or_else(|| panic!("{place}: {key} is not published"));
+        check_schema(root, known, inner, &format!("{place}: {key}"));
+    }
+    for inner in value.as_array().into_iter().flatten() {
+        check_schema(root, &schema["items"], inner, place);
+    }
 }

@@ -91,16 +91,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             return crate::up::run(args, &socket, cli.socket.is_some(), cli.json);
         }
         Command::Run(args) => return crate::run::run(args),
-        Command::Bench(args) => {
-            return crate::bench::run(args).map_err(|error| Failure {
-                lines: Some(format!("udm: {error}\n")),
-                error: None,
-                exit: 1,
-            });
-        }
+        Command::Bench(args) => return crate::bench::run(args).map_err(|error| told(&error)),
         Command::Demo(args) => {
-            return crate::demo::run(args, cli.json)
-                .map_err(|error| Failure { lines: Some(format!("udm: {error}\n")), error: None, exit: 1 });
+            return crate::demo::run(args, cli.json).map_err(|error| told(&error));
         }
         Command::Explain { code } => papers::explain(code.as_deref(), output)?,
         Command::Completions { shell } => {
@@ -114,4 +107,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         }
     }
     output.print()
+}
+
+/// A failure of a verb that has words of its own for it.
+fn told(error: &impl std::fmt::Display) -> Failure {
+    Failure { lines: Some(format!("udm: {error}\n")), error: None, exit: 1 }
 }

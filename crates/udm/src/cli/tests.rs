@@ -127,3 +127,42 @@ fn help_knows_verbs_and_targets() {
     assert!(help(&["nosuchverb"]).is_err());
     assert!(help(&["target", "nosuch"]).is_err());
 }
+
+/// The verbs' help, one after the other, at a fixed width.
+fn reference() -> String {
+    let mut root = Cli::command().term_width(96);
+    root.build();
+    let mut text = String::from(REFERENCE_BEGIN);
+    let mut add = |command: &mut clap::Command| {
+        let name = command.get_display_name().unwrap_or(command.get_name()).replacen('-', " ", 1);
+        let help = command.render_long_help().to_string();
+        text += &format!("\n## {name}\n\n```text\n");
+        for line in help.trim_end().lines() {
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text += "```\n";
+    };
+    add(&mut root.clone());
+    for verb in root.get_subcommands_mut().filter(|verb| !verb.is_hide_set()) {
+        add(verb);
+    }
+    text
+}
+
+const REFERENCE_BEGIN: &str = "# The command line\n\nGenerated from the definitions the parser uses; \
+    a test compares them. To write it anew:\n`UDM_BLESS=1 cargo test -p udm --lib reference`.\n\n\
+    Exit codes: 0, 1 for a failure (as dmsetup), 2 for wrong usage; `udm run` has its command's.\n\
+    How the verbs of dmsetup differ from dmsetup: [dmsetup.md](dmsetup.md). What `--json` prints:\n\
+    [json.md](json.md).\n";
+
+#[test]
+fn the_published_reference_is_what_the_parser_uses() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/cli.md");
+    let made = reference();
+    if std::env::var_os("UDM_BLESS").is_some() {
+        std::fs::write(path, &made).expect("written");
+    }
+    let published = std::fs::read_to_string(path).expect("docs/reference/cli.md");
+    assert!(published == made, "docs/reference/cli.md is old: UDM_BLESS=1 writes it anew");
+}

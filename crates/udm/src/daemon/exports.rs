@@ -7,18 +7,23 @@
 //! Ending is graceful, then firm: requests under way are answered, but a device that is suspended
 //! or dead never answers, so after [`DRAIN_LIMIT`] its connections are cut.
 //!
-//! The tricky case is the unix socket's file: it is removed by whoever made it, once nobody listens
-//! any more, and never before, or a client could find a file nobody answers on.
+//! The tricky case is a restart right after `kill -9`: the kernel takes a ring down after its
+//! process, so the dead daemon's sockets still listen for a moment. When exports are brought back,
+//! such an address is waited for ([`Patience`]): a connection to it hangs up when it goes.
 
 use super::address::Address;
 use crate::runtime::{Runtime, status_of};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use udm_control::api::ExportState;
+use udm_control::errno;
 use udm_control::ops::ExportOrder;
 use udm_core::LaneMessage;
 use udm_core::error::{ErrorCode, ErrorKind, UserError};
@@ -31,6 +36,18 @@ use udm_types::{ActorId, DeviceId, LaneId};
 /// How long requests under way may take when an export ends. Longer than any healthy request,
 /// shorter than a person's patience with Ctrl-C.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often to try for an old daemon's address. Each try but the last has waited for its end.
+const OLD_DAEMON_TRIES: u32 = 3;
+
+/// What to do about an address that somebody listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Say so.
+    None,
+    /// Wait for its end, but not longer than [`DRAIN_LIMIT`].
+    OldDaemon,
+}
 
 /// One export.
 #[derive(Clone, Debug)]
@@ -59,11 +76,15 @@ impl Exports {
     }
 
     /// Starts to serve a device.
-    pub(crate) fn add(&self, order: ExportOrder) -> Result<ExportState, UserError> {
+    pub(crate) fn add(
+        &self,
+        order: &ExportOrder,
+        patience: Patience,
+    ) -> Result<ExportState, UserError> {
         let address = Address::parse(&order.address)?;
         let opened = self.runtime.request(Request::Open { device: order.device.clone() });
         let device = status_of(opened?)?;
-        let started = self.start(&order, &device, address);
+        let started = self.start(order, &device, address, patience);
         if started.is_err() {
             self.close(device.id);
         }
@@ -75,6 +96,7 @@ impl Exports {
         order: &ExportOrder,
         device: &DeviceStatus,
         address: Address,
+        patience: Patience,
     ) -> Result<ExportState, UserError> {
         let name = order.name.clone().unwrap_or_else(|| device.name.as_str().to_owned());
         // Held while the socket is made, so that two calls cannot take one name.
@@ -93,7 +115,7 @@ impl Exports {
             )
             .hint("choose another address"));
         }
-        let (socket, address) = listen(address)?;
+        let (socket, address) = listen(address, patience)?;
         let export = Export {
             name: name.clone(),
             device: device.id,
@@ -204,32 +226,73 @@ fn describe(name: &str, device: &str, one: &Served, connections: u32) -> ExportS
 }
 
 /// Listens; with port 0 the address that comes back has the port taken.
-fn listen(address: Address) -> Result<(OwnedFd, Address), UserError> {
-    let failed = |address: &Address, errno: Errno| {
-        let error = std::io::Error::from_raw_os_error(errno.0);
-        udm_control::errno::system(ErrorCode::ListenFailed, &format!("listen on {address}"), &error)
+fn listen(address: Address, patience: Patience) -> Result<(OwnedFd, Address), UserError> {
+    if let Address::Unix(path) = &address
+        && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
+        && !parent.is_dir()
+    {
+        return Err(UserError::new(
+            ErrorCode::ListenFailed,
+            format!("listen on {address}: there is no directory {}", parent.display()),
+        )
+        .of_kind(ErrorKind::NoEntry));
+    }
+    let found = match &address {
+        Address::Unix(_) => None,
+        Address::Tcp(host, port) => Some(Address::look_up(host, *port)?),
     };
-    match address {
-        Address::Unix(path) => {
-            let shown = Address::Unix(path.clone());
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
-                && !parent.is_dir()
-            {
-                return Err(UserError::new(
-                    ErrorCode::ListenFailed,
-                    format!("listen on {shown}: there is no directory {}", parent.display()),
-                )
-                .of_kind(ErrorKind::NoEntry));
+    let mut tries_left = match patience {
+        Patience::None => 0,
+        Patience::OldDaemon => OLD_DAEMON_TRIES,
+    };
+    loop {
+        match listen_once(&address, found) {
+            Ok((socket, port)) => {
+                let bound = match (address, port) {
+                    (Address::Tcp(host, _), Some(port)) => Address::Tcp(host, port),
+                    (other, _) => other,
+                };
+                return Ok((socket, bound));
             }
-            let socket =
-                listen_unix(&path, SOCKET_MODE_DEFAULT).map_err(|errno| failed(&shown, errno))?;
-            Ok((socket, shown))
-        }
-        Address::Tcp(host, port) => {
-            let wanted: SocketAddr = Address::look_up(&host, port)?;
-            let shown = Address::Tcp(host.clone(), port);
-            let (socket, bound) = listen_tcp(wanted).map_err(|errno| failed(&shown, errno))?;
-            Ok((socket, Address::Tcp(host, bound.port())))
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
+                tries_left -= 1;
+                await_end(&address, found);
+            }
+            Err(error) => {
+                let what = format!("listen on {address}");
+                return Err(errno::system(ErrorCode::ListenFailed, &what, &error));
+            }
         }
     }
+}
+
+fn listen_once(address: &Address, found: Option<SocketAddr>) -> io::Result<(OwnedFd, Option<u16>)> {
+    let system = |errno: Errno| io::Error::from_raw_os_error(errno.0);
+    match (address, found) {
+        (Address::Unix(path), _) => {
+            let socket = listen_unix(path, SOCKET_MODE_DEFAULT).map_err(system)?;
+            Ok((socket, None))
+        }
+        (Address::Tcp(..), Some(found)) => {
+            let (socket, bound) = listen_tcp(found).map_err(system)?;
+            Ok((socket, Some(bound.port())))
+        }
+        (Address::Tcp(..), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
+    }
+}
+
+/// Waits until whoever listens at an address hangs up, or [`DRAIN_LIMIT`] is over.
+fn await_end(address: &Address, found: Option<SocketAddr>) {
+    let connection: Option<OwnedFd> = match address {
+        Address::Unix(path) => UnixStream::connect(path).ok().map(OwnedFd::from),
+        Address::Tcp(..) => found
+            .and_then(|found| TcpStream::connect_timeout(&found, DRAIN_LIMIT).ok())
+            .map(OwnedFd::from),
+    };
+    // Refused: it has gone meanwhile.
+    let Some(connection) = connection else { return };
+    let mut polled = [PollFd::new(&connection, PollFlags::empty())];
+    let span = Timespec { tv_sec: DRAIN_LIMIT.as_secs() as i64, tv_nsec: 0 };
+    // Whatever it says, the caller tries again.
+    let _ = poll(&mut polled, Some(&span));
 }

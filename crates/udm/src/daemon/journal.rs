@@ -12,7 +12,7 @@
 //! without a table; its tables stay in the file until somebody loads or clears one, so the next
 //! start tries again.
 
-use super::exports::Exports;
+use super::exports::{Exports, Patience};
 use super::lines::line_text;
 use super::state::{SavedDevice, SavedExport, SavedTable, State, StateDir};
 use crate::runtime::Runtime;
@@ -171,7 +171,7 @@ impl Journal {
                 name: Some(export.name.clone()),
                 read_only: export.read_only,
             };
-            if let Err(error) = exports.add(order) {
+            if let Err(error) = exports.add(&order, Patience::OldDaemon) {
                 warn(&format!("export '{}' is not served: {error}", export.name));
                 self.lock().unrestored_exports.push(export.clone());
             }

@@ -29,6 +29,7 @@ use state::StateDir;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use udm_control::server::Bound;
 use udm_control::{ControlOps, Server};
 use udm_core::error::{ErrorCode, UserError};
 use udm_driver::DriverChoice;
@@ -52,12 +53,13 @@ impl Service {
         end: &EndWatch,
         warn: &mut dyn FnMut(&str),
     ) -> Result<Service, UserError> {
-        // Before the engine: whoever comes second must not touch anything.
+        // Before the engine and the state: whoever comes second must not touch anything.
+        let bound = Bound::open(socket)?;
         let state = state.map(StateDir::open).transpose()?;
         let runtime = Arc::new(start_engine(engine)?);
         let ops = Arc::new(DaemonOps::start(runtime, state, end.asker(), warn)?);
         let shared: Arc<dyn ControlOps> = Arc::<DaemonOps>::clone(&ops);
-        let server = Server::start(socket, shared)?;
+        let server = Server::serve(bound, shared)?;
         Ok(Service { ops, server: Some(server) })
     }
 

@@ -4,7 +4,7 @@
 //! (written to the state file) before it is answered; a table is built before the engine hears of
 //! it, so that a bad one changes nothing.
 
-use super::exports::Exports;
+use super::exports::{Exports, Patience};
 use super::journal::Journal;
 use super::state::StateDir;
 use crate::runtime::{Runtime, status_of};
@@ -120,7 +120,7 @@ impl ControlOps for DaemonOps {
     }
 
     fn export(&self, order: ExportOrder) -> Result<ExportState, UserError> {
-        self.exports.add(order)
+        self.exports.add(&order, Patience::None)
     }
 
     fn unexport(&self, name: &str) -> Result<(), UserError> {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use udm_control::errno;
 use udm_core::error::{ErrorCode, UserError};
@@ -112,7 +113,11 @@ impl StateDir {
         let failed = |what: &str, error: &io::Error| {
             errno::system(ErrorCode::StateDamaged, &format!("{what} {}", dir.display()), error)
         };
-        fs::create_dir_all(dir).map_err(|error| failed("create the state directory", &error))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| failed("create the state directory", &error))?;
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
         let lock = open(dir.join("lock"), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| failed("lock the state directory", &error.into()))?;
