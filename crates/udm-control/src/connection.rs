@@ -17,10 +17,11 @@ use crate::api;
 use crate::dispatch::{self, Asker, CallError};
 use crate::ops::{ControlOps, ended};
 use crate::wire::{Answer, Call, MessageReader, encode};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 use serde_json::Value;
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -32,6 +33,11 @@ use udm_core::lifecycle::{Reply, Request, Ticket};
 const READ_LEN_BYTES: usize = 64 << 10;
 /// Descriptors taken with one read; more is nobody's mistake but someone's attack.
 const DESCRIPTORS_MAX: usize = 4;
+
+/// How long a client may leave its answers unread before it loses its connection.
+const WRITE_LIMIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+/// The same once the server ends.
+const WRITE_LIMIT_AT_END: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// A flag that many threads can wait for together with their sockets.
 #[derive(Debug)]
@@ -58,7 +64,7 @@ pub(crate) fn wait_readable<const N: usize>(fds: [&dyn AsFd; N]) -> io::Result<[
         let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN));
         match poll(&mut polled, None) {
             Ok(_) => return Ok(polled.each_ref().map(|fd| !fd.revents().is_empty())),
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -127,7 +133,36 @@ impl Connection {
     }
 
     fn send(&mut self, answer: &Answer) -> io::Result<()> {
-        self.stream.write_all(&encode(answer))
+        let bytes = encode(answer);
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match send(&self.stream, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => rest = &rest[count..],
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait_writable()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the client takes more, but not for ever: one that never reads would keep a
+    /// thread, and the server from its end.
+    fn wait_writable(&self) -> io::Result<()> {
+        let stop = self.shared.stop.descriptor();
+        let writable = PollFd::new(&self.stream, PollFlags::OUT);
+        let mut polled = [writable.clone(), PollFd::new(stop, PollFlags::IN)];
+        let mut count = match poll(&mut polled, Some(&WRITE_LIMIT)) {
+            Err(Errno::INTR) => return Ok(()),
+            other => other?,
+        };
+        if polled[0].revents().is_empty() && !polled[1].revents().is_empty() {
+            count = poll(&mut [writable], Some(&WRITE_LIMIT_AT_END))?;
+        }
+        if count == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
     }
 
     /// Reads once. False at the end of the stream or of the server.
@@ -165,7 +200,7 @@ impl Connection {
             ];
             match poll(&mut polled, None) {
                 Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             }
             if !polled[0].revents().is_empty() {

@@ -340,6 +340,19 @@ fn one_client_too_many_is_told_so() {
 }
 
 #[test]
+fn a_client_that_never_reads_does_not_keep_the_server_from_its_end() {
+    let world = world();
+    let mut stream = UnixStream::connect(&world.path).expect("connects");
+    stream.set_nonblocking(true).expect("set");
+    let parameters = json!({ "interface": "org.udm.control" });
+    let call = call("org.varlink.service.GetInterfaceDescription", parameters);
+    // Until the server has stopped reading, because nobody takes its answers.
+    while stream.write_all(&call).is_ok() {}
+    world.server.stop();
+    assert!(!world.path.exists());
+}
+
+#[test]
 fn descriptors_nobody_asked_for_are_closed() {
     let world = world();
     let mut stream = UnixStream::connect(&world.path).expect("connects");

@@ -8,6 +8,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
+use udm_control::Client;
+use udm_control::api::{self, Selector};
 
 fn json_of(text: &str) -> Value {
     let value: Value = serde_json::from_str(text).expect("JSON");
@@ -81,6 +83,40 @@ fn they_come_back_after_kill_9_too() {
     fs::write(place.path("state/state.json.new"), b"{ half").expect("written");
     let _daemon = place.daemon(&["--state", &state]);
     check_restored(&place);
+}
+
+#[test]
+fn kill_9_in_the_middle_of_loads_leaves_the_last_answered_table_or_the_next() {
+    let place = Place::new();
+    let state = place.text("state");
+    let daemon = place.daemon(&["--state", &state]);
+    place.udm(&["create", "t", "--table", "0 8 zero"]).ok();
+    let (sender, answered) = std::sync::mpsc::channel();
+    let socket = place.path("control.sock");
+    let loader = std::thread::spawn(move || {
+        let mut client = Client::connect(&socket).expect("connects");
+        for len_sectors in 9_u64.. {
+            let device = Selector::name("t");
+            let table = format!("0 {len_sectors} zero");
+            let load = api::Load { device: device.clone(), table, read_only: false };
+            let resume = api::Resume { device, ..api::Resume::default() };
+            if client.call(&load).is_err() || client.call(&resume).is_err() {
+                break;
+            }
+            // The test may have ended with a failure.
+            let _ = sender.send(len_sectors);
+        }
+    });
+    for _ in 0..50 {
+        answered.recv().expect("loads go on");
+    }
+    daemon.kill();
+    loader.join().expect("ends with the daemon");
+    let last = answered.try_iter().last().unwrap_or(58);
+    let _daemon = place.daemon(&["--state", &state]);
+    let table = place.udm(&["table", "t"]).ok();
+    let possible = [format!("0 {last} zero \n"), format!("0 {} zero \n", last + 1)];
+    assert!(possible.contains(&table), "{table}, answered: {last}");
 }
 
 #[test]
