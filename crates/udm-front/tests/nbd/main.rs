@@ -13,6 +13,7 @@ use std::net::TcpStream;
 use std::sync::mpsc::channel;
 use udm_driver::DriverChoice;
 use udm_front::nbd::server::ListenerOrder;
+use udm_types::{BioFlags, Op, Status};
 
 const MIB: u64 = 1 << 20;
 const FUA: u16 = 1;
@@ -363,4 +364,44 @@ fn a_client_that_does_not_read_is_bounded_and_can_be_cut() {
     rig.stop(&served, true);
     sender.join().expect("the cut ends it");
     rig.wait_for(|lanes| lanes[0].actors == 0);
+}
+
+#[test]
+fn flush_fua_and_the_other_flags_reach_the_device() {
+    let rig = Rig::new(1, DriverChoice::Auto, "0 32768 linear recorder 0");
+    let served = rig.serve(vec![rig.export(DEVICE, false)]);
+    let mut client = Client::new(rig.connect(&served), Style::Structured, "");
+    let none = BioFlags::empty();
+    assert_eq!(client.write(0, 512, &[1; 1024]), 0);
+    assert_eq!(client.ask(FLUSH, 0, 0, 0).error, 0);
+    assert_eq!(rig.recorder.take(), [(Op::Write, none, 1, 2), (Op::Flush, none, 0, 0)]);
+    assert_eq!(client.write(FUA, 0, &[1; 512]), 0);
+    assert_eq!(rig.recorder.take(), [(Op::Write, BioFlags::FUA, 0, 1)]);
+    assert_eq!(client.ask(TRIM, FUA, 0, 4096).error, 0);
+    assert_eq!(rig.recorder.take(), [(Op::Discard, none, 0, 8), (Op::Flush, none, 0, 0)]);
+    assert_eq!(client.ask(WRITE_ZEROES, 2 | FUA, 0, 4096).error, 0);
+    let kept = BioFlags::NO_UNMAP;
+    assert_eq!(rig.recorder.take(), [(Op::WriteZeroes, kept, 0, 8), (Op::Flush, none, 0, 0)]);
+    assert_eq!(client.ask(CACHE, FUA, 0, 4096).error, 0);
+    assert_eq!(rig.recorder.take(), [], "a hint costs nothing");
+}
+
+#[test]
+fn failures_keep_their_meaning() {
+    let rig = Rig::new(1, DriverChoice::Auto, "0 32768 linear recorder 0");
+    let served = rig.serve(vec![rig.export(DEVICE, false)]);
+    let mut client = Client::new(rig.connect(&served), Style::Structured, "");
+    rig.recorder.answer(Op::WriteZeroes, Status::NotSupported);
+    assert_eq!(client.ask(WRITE_ZEROES, 16, 0, 512).error, 95, "fast zero may say so");
+    assert_eq!(client.ask(WRITE_ZEROES, 0, 0, 512).error, 22, "others may not");
+    rig.recorder.answer(Op::Write, Status::NoSpace);
+    assert_eq!(client.write(0, 0, &[1; 512]), 28);
+    rig.recorder.take();
+    rig.recorder.answer(Op::Discard, Status::IoErr);
+    assert_eq!(client.ask(TRIM, FUA, 0, 512).error, 5);
+    assert_eq!(rig.recorder.take().len(), 1, "no flush after a failure");
+    rig.recorder.answer(Op::Flush, Status::IoErr);
+    rig.recorder.answer(Op::Discard, Status::Ok);
+    assert_eq!(client.ask(FLUSH, 0, 0, 0).error, 5, "a failed flush is reported");
+    assert_eq!(client.ask(TRIM, FUA, 0, 512).error, 5, "so is one that had to follow");
 }

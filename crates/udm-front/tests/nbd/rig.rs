@@ -1,5 +1,9 @@
 //! Lanes with a real driver, a device on them, and an NBD listener on a unix socket.
 
+#[path = "recorder.rs"]
+mod recorder;
+
+use recorder::{RECORDER, Recorder};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -29,6 +33,8 @@ pub(crate) struct Rig {
     lowers: LowerRegistry,
     folder: tempfile::TempDir,
     pub(crate) device: DeviceId,
+    /// The device `recorder` in tables.
+    pub(crate) recorder: Recorder,
 }
 
 /// A listener of a rig, on lane 0.
@@ -37,11 +43,11 @@ pub(crate) struct Served {
     actor: ActorId,
 }
 
-struct Resolver<'a>(&'a LowerRegistry);
+struct Resolver<'a>(&'a LowerRegistry, &'a Recorder);
 
 impl DeviceResolver for Resolver<'_> {
     fn resolve(&mut self, name: &str, read_only: bool) -> Result<DeviceRef, UserError> {
-        self.0.open(name, read_only)
+        if name == RECORDER { Ok(self.1.device()) } else { self.0.open(name, read_only) }
     }
 }
 
@@ -76,7 +82,8 @@ impl Rig {
         }
         let folder = tempfile::tempdir().expect("a folder for sockets");
         let lowers = LowerRegistry::new(lane_count);
-        let mut rig = Rig { lanes, threads, stop, lowers, folder, device: DeviceId(0) };
+        let (device, recorder) = (DeviceId(0), Recorder::default());
+        let mut rig = Rig { lanes, threads, stop, lowers, folder, device, recorder };
         let name = DmName::new(DEVICE).expect("a valid name");
         match rig.ask(Request::Create { name, uuid: None, minor: None }) {
             Reply::Done(Some(status)) => rig.device = status.id,
@@ -105,7 +112,7 @@ impl Rig {
 
     pub(crate) fn load(&self, table: &str) {
         let registry = udm_targets::registry();
-        let mut resolver = Resolver(&self.lowers);
+        let mut resolver = Resolver(&self.lowers, &self.recorder);
         let builder = TableBuilder {
             registry: &registry,
             resolver: &mut resolver,
