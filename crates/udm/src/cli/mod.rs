@@ -1,8 +1,8 @@
 //! The command line: parse, run one verb, print, exit.
 //!
-//! `args.rs` is the grammar; `change.rs`, `query.rs` and `exports.rs` are the verbs that ask a
-//! daemon; `papers.rs` those that need none; `daemon`, `up` and `run` live beside this folder,
-//! since they run an engine. A verb fills an [`Output`]; a failure carries its own words
+//! `args.rs` is the grammar; `create.rs`, `change.rs`, `query.rs` and `exports.rs` are the verbs
+//! that ask a daemon; `papers.rs` those that need none; `daemon`, `up` and `run` live beside this
+//! folder, since they run an engine. A verb fills an [`Output`]; a failure carries its own words
 //! (`failure.rs`).
 //!
 //! Exit codes: 0, 1 for a failure as dmsetup, 2 for wrong usage.
@@ -10,6 +10,7 @@
 pub mod args;
 mod asker;
 mod change;
+mod create;
 mod exports;
 mod failure;
 mod output;
@@ -65,7 +66,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let verbose = cli.verbose > 0;
     match &cli.command {
         Command::Daemon(args) => crate::daemon::run(args, &socket, cli.json)?,
-        Command::Create(args) => change::create(daemon, args, output)?,
+        Command::Create(args) => create::create(daemon, args, output)?,
         Command::Load(args) => change::load(daemon, args, output)?,
         Command::Resume(args) => change::resume(daemon, args, output)?,
         Command::Suspend(args) => change::suspend(daemon, args, output)?,

@@ -145,7 +145,13 @@ pub(crate) fn help(topic: &[String], output: &mut Output) -> Result<(), Failure>
 }
 
 /// The first sentence below a page's title.
-fn summary(page: &str) -> &str {
-    let line = page.lines().skip(1).find(|line| !line.trim().is_empty()).unwrap_or_default();
-    line.split_once(". ").map_or(line, |(sentence, _)| sentence)
+fn summary(page: &str) -> String {
+    let paragraph: Vec<&str> = page
+        .lines()
+        .skip(1)
+        .skip_while(|line| line.trim().is_empty())
+        .take_while(|line| !line.trim().is_empty())
+        .collect();
+    let text = paragraph.join(" ");
+    text.split_once(". ").map_or(text.clone(), |(sentence, _)| format!("{sentence}."))
 }
