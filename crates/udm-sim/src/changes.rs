@@ -282,32 +282,6 @@ impl Volume {
         director.stage.get().oracle.close_window(window);
     }
 
-    /// Suspends and resumes.
-    pub(crate) async fn pause(&mut self) {
-        let node = self.director.pick(self.stack.nodes.len());
-        let options = self.director.draw_options();
-        if self.suspend(node, options).await == Suspended::Yes {
-            self.director.nap(30).await;
-            self.resume(node, SuspendOptions::default()).await;
-        }
-    }
-
-    /// Suspends a stack from the top down, resumes from the bottom up.
-    pub(crate) async fn pause_stack(&mut self) {
-        let mut asleep = Vec::new();
-        for node in 0..self.stack.nodes.len() {
-            let options = self.director.draw_options();
-            if self.suspend(node, options).await == Suspended::Yes {
-                asleep.push(node);
-            }
-        }
-        self.director.nap(20).await;
-        for node in asleep.into_iter().rev() {
-            self.resume(node, SuspendOptions::default()).await;
-        }
-        self.director.stage.get().tally.count("stack pauses");
-    }
-
     /// Another name, and the old one means nobody.
     pub(crate) async fn rename(&mut self) {
         let director = self.director.clone();

@@ -1,9 +1,10 @@
-//! The steps scripts are made of: build a table, load, suspend, resume, and what the oracle is told.
+//! The steps scripts are made of: build a table, load, suspend, resume, and what the oracle is
+//! told.
 //!
-//! A [`Director`] is a handle on everything a script needs. Its methods ask the life cycle what a user
-//! would ask and hold the answers against what must be: a suspend succeeds unless it had a deadline,
-//! a load of a good table succeeds, a resume succeeds. In worlds with races other askers interfere, and
-//! any refusal is accepted; what may never happen is no answer.
+//! A [`Director`] is a handle on everything a script needs. Its methods ask the life cycle what a
+//! user would ask and hold the answers against what must be: a suspend succeeds unless it had a
+//! deadline, a load of a good table succeeds, a resume succeeds. In worlds with races other askers
+//! interfere, and any refusal is accepted; what may never happen is no answer.
 //!
 //! The tricky case is the suspend that fails what hangs. From its request until every abandoned
 //! operation has ended, devices are fenced and anybody's I/O may be refused; a watcher keeps that
@@ -240,6 +241,21 @@ impl Director {
         }
     }
 
+    /// Text that must not become a table.
+    pub(crate) fn expect_bad_table(&self, text: &str, code: ErrorCode) {
+        let mut resolver = SimResolver { disks: &self.disks, mapped: BTreeMap::new() };
+        let now = self.stage.get().now;
+        let built = parse_table(text).and_then(|lines| {
+            let (registry, resolver) = (&self.registry, &mut resolver);
+            TableBuilder { registry, resolver, read_only: false, now, seed: 0 }.build(&lines)
+        });
+        match built {
+            Err(error) if error.code() == code => {}
+            Err(error) => self.violate(format!("{text}: expected {}, got {error}", code.as_str())),
+            Ok(_) => self.violate(format!("a bad table was taken: {text}")),
+        }
+    }
+
     /// Loads a table into the inactive slot.
     pub(crate) async fn load(&self, name: &str, text: &str) -> bool {
         let Some(table) = self.build(text).await else { return false };
@@ -295,7 +311,8 @@ impl Director {
     }
 
     fn check_given_up(&self, options: &SuspendOptions, error: &UserError) {
-        // Also with `fail`: what a device below keeps (a delay, a hold) cannot be failed from above.
+        // Also with `fail`: what a device below keeps (a delay, a hold) cannot be failed from
+        // above.
         let timed_out = error.code() == ErrorCode::SuspendTimedOut && options.deadline.is_some();
         if !timed_out && !self.stage.get().swarm.races {
             self.violate(format!("a suspend or resume was refused: {error}"));

@@ -113,7 +113,7 @@ impl<'a> Dresser<'a> {
             }
             2 => {
                 let count = len / block;
-                let rows = (1..=count.min(6)).filter(|rows| count % rows == 0);
+                let rows = (1..=count.min(6)).filter(|&rows| count.is_multiple_of(rows));
                 let rows: Vec<u64> = rows.collect();
                 let chunk = len / rows[self.rng.usize(0..rows.len())];
                 self.line(len, &format!("striped 1 {chunk} {device}"));
@@ -244,7 +244,8 @@ impl Inventor<'_> {
             return self.linear_on_disks(len);
         }
         let row_units = units / legs;
-        let divisors: Vec<u64> = (1..=row_units).filter(|part| row_units % part == 0).collect();
+        let divisors: Vec<u64> =
+            (1..=row_units).filter(|&part| row_units.is_multiple_of(part)).collect();
         let chunk = divisors[self.rng.usize(0..divisors.len())] * self.swarm.block_sectors;
         self.striped_on_disks(len, chunk, legs)
     }

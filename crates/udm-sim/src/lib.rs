@@ -23,6 +23,7 @@ mod layout;
 mod load;
 mod ops;
 mod oracle;
+mod pauses;
 pub mod search;
 mod side;
 mod state;

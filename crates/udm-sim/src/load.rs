@@ -315,10 +315,12 @@ impl SimState {
         let block = self.swarm.block_sectors;
         let blocks = self.oracle.len_sectors(volume) / block;
         let beyond = self.rng.u32(0..1000) < self.swarm.load.beyond_end;
-        let len = match self.rng.u32(0..8) {
-            0..=3 => self.rng.u64(1..=4),
-            4..=6 => self.rng.u64(1..=16),
-            _ => self.rng.u64(1..=64),
+        let len = match self.rng.u32(0..16) {
+            0..=7 => self.rng.u64(1..=4),
+            8..=13 => self.rng.u64(1..=16),
+            14 => self.rng.u64(1..=64),
+            // More pieces than the engine has under way of one bio, if chunks are small.
+            _ => self.rng.u64(64..=160),
         };
         // A few hot places, so that overlapping writes are common.
         let hot = self.rng.u32(0..3) == 0;

@@ -29,7 +29,7 @@ struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Steps of each world's safety phase.
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 6000)]
     steps: u64,
     /// Lanes (1 to 4) instead of a drawn number.
     #[arg(long)]
@@ -169,15 +169,13 @@ fn replay(failure: &Failure, args: &Args) -> String {
         "cargo xtask sim --seed {} --steps {}",
         failure.scenario.seed, failure.scenario.steps
     );
-    let extras = [
-        ("--lanes", args.lanes.map(|lanes| lanes.to_string())),
-        ("--only", args.only.clone()),
-        ("--canary", args.canary.clone()),
-    ];
-    for (name, value) in extras {
+    for (name, value) in [("--only", &args.only), ("--canary", &args.canary)] {
         if let Some(value) = value {
             command.push_str(&format!(" {name} {value}"));
         }
+    }
+    if let Some(lanes) = args.lanes {
+        command.push_str(&format!(" -- --lanes {lanes}"));
     }
     command
 }

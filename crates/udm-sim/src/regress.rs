@@ -1,8 +1,8 @@
 //! Bugs the simulation found, as small worlds of their own.
 //!
 //! A seed means something else as soon as a generator changes; these worlds are written out: one
-//! device, a table, a few bios, and a script that brings about the state the bug needed. They run on the
-//! same engine, disks and oracle as the search, and pass when no promise is broken.
+//! device, a table, a few bios, and a script that brings about the state the bug needed. They run
+//! on the same engine, disks and oracle as the search, and pass when no promise is broken.
 //!
 //! To hold an operation where the bug needs it, every disk operation is made to hang, and is healed
 //! when the script says so.

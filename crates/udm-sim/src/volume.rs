@@ -149,7 +149,7 @@ impl Volume {
             }
             let (swarm, roll) = {
                 let mut state = self.director.stage.get();
-                (state.swarm.clone(), state.rng.u32(0..20))
+                (state.swarm.clone(), state.rng.u32(0..24))
             };
             match roll {
                 0..=5 if swarm.swaps => self.swap().await,
@@ -161,6 +161,11 @@ impl Volume {
                 16 => self.rename().await,
                 17 => self.look().await,
                 18 => self.message().await,
+                20 if swarm.suspends => self.pause_and_change_mind().await,
+                21 if swarm.suspends && swarm.deadlines && self.stack.nodes.len() > 1 => {
+                    self.pause_upside_down().await;
+                }
+                22 => self.load_nonsense().await,
                 19 if swarm.churn && self.director.once_in(3) => return true,
                 _ => {}
             }
@@ -260,11 +265,11 @@ impl Volume {
         for node in 0..self.stack.nodes.len() {
             let name = self.stack.nodes[node].name.clone();
             let legs = self.stack.nodes[node].parts.iter().flat_map(Part::legs);
-            let below = legs.filter_map(|leg| match leg.below {
+            let mut below = legs.filter_map(|leg| match leg.below {
                 Below::Node(below) => Some(below),
                 Below::Disk(_) => None,
             });
-            if let Some(below) = below.last()
+            if let Some(below) = below.next_back()
                 && self.director.once_in(4)
             {
                 let device = key(&self.stack.nodes[below].name);

@@ -135,6 +135,8 @@ impl Oracle {
     pub(crate) fn place_volume(&mut self, index: usize, spots: Vec<Option<(usize, Sector)>>) {
         if let Some(volume) = self.volumes[index].as_mut() {
             volume.spots = spots;
+            // A disk that is new to the volume may still owe somebody the report of a failed sync.
+            volume.last_good_flush = 0;
         }
     }
 

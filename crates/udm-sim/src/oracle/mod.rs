@@ -10,9 +10,9 @@
 //! - the order of barriers and of replayed I/O (`order.rs`).
 //!
 //! The tricky case is time. Virtual time stands still while much happens, so every submission and
-//! completion gets a tick of its own, in the order the load saw them; "before" means an end tick below
-//! a start tick. Within one turn of a lane the order in which completions reach the load is the
-//! engine's choice, so order rules compare turns, not ticks.
+//! completion gets a tick of its own, in the order the load saw them; "before" means an end tick
+//! below a start tick. Within one turn of a lane the order in which completions reach the load is
+//! the engine's choice, so order rules compare turns, not ticks.
 
 mod book;
 mod excuse;
@@ -53,7 +53,8 @@ pub(crate) struct Record {
     pub(crate) asked: Submission,
     pub(crate) seq: u64,
     pub(crate) start: Tick,
-    /// When the last flush began that had gone well by then: sync faults since may be reported to it.
+    /// When the last flush began that had gone well by then: sync faults since may be reported to
+    /// it.
     pub(crate) flushed: Tick,
     /// The suspend that found it held, 0 for none.
     pub(crate) epoch: u64,
