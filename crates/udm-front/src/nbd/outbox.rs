@@ -229,11 +229,9 @@ impl Outbox {
         {
             return current;
         }
-        let fresh = self.add(pool.take(BUF_BYTES));
         // The old one goes back to the pool when its last reply has been sent.
-        if let Some(old) = self.current.replace(fresh) {
-            self.unlive(old, 0, pool);
-        }
+        let fresh = self.add(pool.take(BUF_BYTES));
+        self.current = Some(fresh);
         fresh
     }
 
@@ -266,7 +264,8 @@ impl Outbox {
         self.bufs.len() - 1
     }
 
-    /// `count` places of a buffer are done; an empty buffer is reused or given back.
+    /// `count` places of a buffer are done; an empty buffer goes back to the pool, so an idle
+    /// connection holds none and busy ones share those the processor has cached.
     fn unlive(&mut self, at: usize, count: usize, pool: &mut BufPool) {
         let Some(reply_buf) = &mut self.bufs[at] else { return };
         reply_buf.live -= count;
@@ -274,8 +273,9 @@ impl Outbox {
             return;
         }
         if self.current == Some(at) {
-            reply_buf.cursor = 0;
-        } else if let Some(reply_buf) = self.bufs[at].take() {
+            self.current = None;
+        }
+        if let Some(reply_buf) = self.bufs[at].take() {
             self.memory_bytes -= reply_buf.buf.len_bytes();
             pool.put(reply_buf.buf);
         }
@@ -284,12 +284,8 @@ impl Outbox {
     /// The connection has gone: gives the memory back. Places still reserved stay valid.
     pub(super) fn release(&mut self, pool: &mut BufPool) {
         let pieces: Vec<Piece> = self.queue.drain(..).chain(self.sending.drain(..)).collect();
-        let current = self.current.take();
         for piece in pieces {
             self.unlive(piece.buf, piece.live, pool);
-        }
-        if let Some(current) = current {
-            self.unlive(current, 0, pool);
         }
     }
 }
@@ -396,8 +392,9 @@ mod tests {
                 let len = payload.len_bytes() as usize;
                 assert!(outbox.sent(len, payload, &mut pool).is_none());
             }
-            assert_eq!(outbox.memory_bytes(), BUF_BYTES, "only the current one is kept");
+            assert_eq!(outbox.memory_bytes(), 0, "an idle connection holds nothing");
         }
+        outbox.push(b"nobody reads this", &mut pool);
         outbox.release(&mut pool);
         assert_eq!(outbox.memory_bytes(), 0);
     }
@@ -422,7 +419,7 @@ mod tests {
             let payload = outbox.next_send().expect("a reply waits");
             assert!(bytes_of(&payload) == [vec![7; 16], bytes].concat());
             assert!(outbox.sent(len + 16, payload, &mut pool).is_none());
-            assert_eq!(outbox.memory_bytes(), BUF_BYTES, "the shared one with the head");
+            assert_eq!(outbox.memory_bytes(), 0);
         }
     }
 }
