@@ -3,7 +3,8 @@
 //! Two tables of numbers (CPU for an I/O, I/Os a second), one row a server and one column a case,
 //! and one of ratios: how many times less CPU udm needs than the cheapest peer with the same
 //! backing, and how many times the floor's. A server that stores nothing is compared only with
-//! others that store nothing, except in a line that says so. Ratios are made from medians of the same run.
+//! others that store nothing, except in a line that says so. Ratios are made from medians of the
+//! same run.
 //!
 //! The same text goes to the terminal and into the page, so that what is published is what was
 //! seen.
