@@ -94,7 +94,8 @@ impl Engine {
         }
     }
 
-    fn next_turn(&mut self, id: DeviceId) {
+    /// Grants the next barrier its turn, or drops the home of a device that is gone.
+    pub(super) fn next_turn(&mut self, id: DeviceId) {
         let lanes = self.shared.peers.len();
         self.last_ticket += 1;
         let ticket = self.last_ticket;
@@ -103,7 +104,10 @@ impl Engine {
             return;
         }
         let Some(lane) = home.waiting.pop_front() else {
-            self.barrier_homes.remove(&id);
+            // A device's home stays for its next barrier, so that barriers allocate nothing.
+            if self.devices.get(id).is_none() {
+                self.barrier_homes.remove(&id);
+            }
             return;
         };
         home.turn = Some(Turn { lane, ticket, lanes_open: lanes });

@@ -206,6 +206,7 @@ impl Engine {
             for table in device.staged.drain(..).chain([device.table]) {
                 self.drop_table(table);
             }
+            self.next_turn(id);
             self.notify_actors(DeviceNotice::Removed(id));
         }
         Ok(AnswerBody::Done)
