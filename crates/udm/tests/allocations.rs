@@ -202,6 +202,14 @@ fn flushes_on_every_route_allocate_nothing() {
 }
 
 #[test]
+fn barriers_allocate_nothing() {
+    let runtime = start(DriverChoice::Auto);
+    let barrier = Order { flags: BioFlags::ORDERED, ..order(Op::Write, 8) };
+    let two = "0 1024 linear mem:4M:a 0\n1024 3072 linear mem:4M:b 0";
+    check(&runtime, "two", two, &[barrier]);
+}
+
+#[test]
 fn a_delay_in_steady_state_allocates_nothing() {
     let runtime = start(DriverChoice::Auto);
     let orders = reads_and_writes(8).map(|order| Order { warm_up: 5_000, ..order });
