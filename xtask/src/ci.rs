@@ -122,5 +122,7 @@ fn fuzzing(root: &Path) -> Result<(), Failed> {
 
 fn docs(root: &Path) -> Result<(), Failed> {
     let mut command = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items"]);
-    steps::run(root, command.env("RUSTDOCFLAGS", "-D warnings"))
+    // Private items are documented too, so links to them lead somewhere.
+    let flags = "-D warnings -A rustdoc::private-intra-doc-links";
+    steps::run(root, command.env("RUSTDOCFLAGS", flags))
 }

@@ -1,7 +1,7 @@
 //! The command's end of the conversation: connect once, ask, know the devices' names.
 //!
 //! Every dmsetup verb goes through here. The connection is made at the first question, so that
-//! verbs that need no daemon (explain, completions) need none. [`Selection`] turns dmsetup's ways
+//! verbs that need no daemon (explain, completions) need none. [`Chosen`] turns dmsetup's ways
 //! of naming a device into selectors and into the words of its error lines.
 //!
 //! Never retries a call by itself: after a lost connection nobody knows whether it was done.

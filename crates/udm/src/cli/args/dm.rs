@@ -34,8 +34,8 @@ pub struct CreateArgs {
     /// Open what is below read-only.
     #[arg(short, long)]
     pub readonly: bool,
-    /// Several devices in one line: NAME,UUID,MINOR,FLAGS,TABLE[,TABLE...][;...]. From standard
-    /// input if no text is given.
+    /// Several devices in one line: NAME,UUID,MINOR,FLAGS,TABLE, further tables behind commas,
+    /// further devices behind semicolons. From standard input if no text is given.
     #[arg(long, num_args = 0..=1, value_name = "SPEC", default_missing_value = "",
         conflicts_with_all = ["name", "table_file", "table", "notable", "uuid", "minor"])]
     pub concise: Option<String>,
