@@ -7,6 +7,8 @@
 //! fails below while a noflush suspend is under way is pushed back from `end_io`, as a multipath
 //! would.
 //!
+//! `sulk DEV START LANE` is linear, but refuses to resume on one lane.
+//!
 //! `skew DEV START BAD` is linear with one sector mapped to its neighbour (a canary). `hold` with
 //! EVERY above [`STUBBORN`] does not let go at a suspend (a canary).
 //!
@@ -14,6 +16,7 @@
 //! another target meanwhile: while suspending, `map` pushes back (noflush) or passes through.
 
 use std::collections::VecDeque;
+use udm_core::ErrorCode;
 use udm_core::table::{Args, BuildCx, DeviceRef};
 use udm_core::target::{DeviceUse, TargetTraits, remap_linear};
 use udm_core::{BioBox, Ended, Mapped, Target, TargetConfig, TargetCx, TargetType, UserError};
@@ -27,6 +30,9 @@ pub(crate) struct HoldType;
 
 /// `skew`.
 pub(crate) struct SkewType;
+
+/// `sulk`.
+pub(crate) struct SulkType;
 
 #[derive(Clone)]
 struct Leg {
@@ -183,7 +189,11 @@ impl Target for Hold {
         self.suspending = false;
     }
 
-    fn on_timer(&mut self, _token: u64, cx: &mut TargetCx<'_>) {
+    fn on_timer(&mut self, token: u64, cx: &mut TargetCx<'_>) {
+        // An event now and then, for those who wait for one.
+        if token.is_multiple_of(4) {
+            cx.raise_event();
+        }
         self.send_on(cx);
     }
 
@@ -261,5 +271,63 @@ impl Target for Skew {
         let bad = bio.sector.wrapping_sub(cx.begin_sector()) == self.bad && self.bad > 0;
         let start = self.leg.start_sector - u64::from(bad);
         remap_linear(bio, cx, self.leg.device.dest, start)
+    }
+}
+
+impl TargetType for SulkType {
+    fn name(&self) -> &'static str {
+        "sulk"
+    }
+
+    fn version(&self) -> [u32; 3] {
+        [1, 0, 0]
+    }
+
+    fn build(
+        &self,
+        args: &mut Args<'_>,
+        cx: &mut BuildCx<'_>,
+    ) -> Result<Box<dyn TargetConfig>, UserError> {
+        args.expect_count(&[3], "DEV START LANE")?;
+        let leg = Leg::parse(args, cx)?;
+        let lane = args.number("lane", 0..=63)?;
+        Ok(Box::new(Sulk { leg, lane }))
+    }
+}
+
+#[derive(Clone)]
+struct Sulk {
+    leg: Leg,
+    lane: u64,
+}
+
+impl TargetConfig for Sulk {
+    fn traits(&self) -> TargetTraits {
+        TargetTraits::default()
+    }
+
+    fn devices(&self) -> Vec<DeviceUse> {
+        self.leg.uses()
+    }
+
+    fn table_args(&self) -> String {
+        format!("{} {} {}", self.leg.device.shown, self.leg.start_sector, self.lane)
+    }
+
+    fn instantiate(&self, _lane: LaneId) -> Box<dyn Target> {
+        Box::new(self.clone())
+    }
+}
+
+impl Target for Sulk {
+    fn map(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
+        remap_linear(bio, cx, self.leg.device.dest, self.leg.start_sector)
+    }
+
+    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<(), UserError> {
+        match u64::from(cx.lane().0) == self.lane {
+            true => Err(UserError::new(ErrorCode::PreresumeFailed, "it sulks")),
+            false => Ok(()),
+        }
     }
 }

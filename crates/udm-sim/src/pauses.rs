@@ -67,6 +67,7 @@ impl Volume {
         let name = self.stack.nodes[node].name.clone();
         let (mut options, ticket) = (director.draw_options(), director.ticket());
         options.deadline = None;
+        self.forget_order_above(node);
         let waiting =
             director.control.send(Request::Suspend { device: key(&name), options, ticket });
         director.nap(2).await;
@@ -85,6 +86,45 @@ impl Volume {
         }
         // If it was quicker, the device is suspended now; if not, this does nothing.
         self.resume(node, SuspendOptions::default()).await;
+    }
+
+    /// A table that refuses to resume on one lane: the device stays suspended until it has a better one.
+    pub(crate) async fn refuse_to_resume(&mut self) {
+        let director = self.director.clone();
+        let node = director.pick(self.stack.nodes.len());
+        let name = self.stack.nodes[node].name.clone();
+        let (lanes, block) = {
+            let state = director.stage.get();
+            (state.swarm.lanes, state.swarm.block_sectors)
+        };
+        if self.suspend(node, director.draw_options()).await == Suspended::No {
+            return;
+        }
+        // No I/O ever reaches it, so it need not mean what the device means.
+        let (len, lane) = (self.stack.nodes[node].len_sectors(), director.pick(lanes));
+        let text = format!("0 {block} sulk disk0 0 {lane}\n{block} {} error", len - block);
+        let text = if len > block { text } else { format!("0 {block} sulk disk0 0 {lane}") };
+        if !director.load(&name, &text).await {
+            return;
+        }
+        let (device, options) = (key(&name), SuspendOptions::default());
+        let request = Request::Resume { device, options, ticket: director.ticket() };
+        let answer = director.control.ask(request).await;
+        director.expect_refusal("a resume of a sulking table", ErrorCode::PreresumeFailed, answer);
+        if let Some(status) = director.status(&name).await
+            && !status.suspended
+        {
+            director.violate(format!("{name} runs with a table that refused to resume"));
+        }
+        director.nap(5).await;
+        let dress = director.dress(&self.stack, node, false, false);
+        if !director.load(&name, &dress.text).await {
+            return;
+        }
+        let window = self.expect_dress(node, &dress);
+        let done = self.resume(node, SuspendOptions::default()).await;
+        self.dressed(node, &dress, window, done);
+        director.stage.get().tally.count("refused resumes");
     }
 
     /// Tables that must be refused: one that stands on itself, one beyond the end of a disk.

@@ -113,6 +113,8 @@ pub(crate) struct Swarm {
     pub scratch: bool,
     /// Volumes are removed and made anew.
     pub churn: bool,
+    /// Longest time between two changes of a volume.
+    pub pace_ms: u64,
 }
 
 impl Swarm {
@@ -154,6 +156,7 @@ impl Swarm {
             races,
             scratch,
             churn: churn && !races,
+            pace_ms: [1, 4, 12, 30][rng.usize(0..4)],
         }
     }
 }

@@ -143,7 +143,8 @@ impl Volume {
     /// Changes things until the act is over; true if the volume shall be made anew.
     async fn play(&mut self) -> bool {
         while self.director.playing() {
-            self.director.nap(30).await;
+            let pace_ms = self.director.stage.get().swarm.pace_ms;
+            self.director.nap(pace_ms).await;
             if !self.director.playing() {
                 break;
             }
@@ -166,6 +167,7 @@ impl Volume {
                     self.pause_upside_down().await;
                 }
                 22 => self.load_nonsense().await,
+                23 if swarm.swaps && !swarm.races => self.refuse_to_resume().await,
                 19 if swarm.churn && self.director.once_in(3) => return true,
                 _ => {}
             }
@@ -262,6 +264,9 @@ impl Volume {
 
     /// Removes the devices from the top down.
     pub(crate) async fn remove(&mut self) {
+        if !self.director.stage.get().swarm.races && self.director.once_in(3) {
+            return self.remove_at_last_close().await;
+        }
         for node in 0..self.stack.nodes.len() {
             let name = self.stack.nodes[node].name.clone();
             let legs = self.stack.nodes[node].parts.iter().flat_map(Part::legs);
@@ -285,6 +290,33 @@ impl Volume {
                 self.director.stage.get().oracle.close_window(window);
             }
         }
+        self.stage_out();
+    }
+
+    /// Marks what is below for removal, then removes the top: the rest must follow by itself.
+    async fn remove_at_last_close(&mut self) {
+        let names: Vec<String> = self.stack.nodes.iter().map(|node| node.name.clone()).collect();
+        for (index, name) in names.iter().enumerate().rev() {
+            let request = Request::Remove { device: key(name), deferred: index > 0 };
+            let answer = self.director.control.ask(request).await;
+            self.director.expect("deferred remove", answer);
+        }
+        for name in &names {
+            let mut patience = 5000;
+            while self.director.control.ask(Request::Status { device: key(name) }).await.is_ok() {
+                patience -= 1;
+                if patience == 0 {
+                    return self.director.violate(format!("{name} stayed after its last close"));
+                }
+                self.director.nap(1).await;
+            }
+        }
+        for node in &mut self.stack.nodes {
+            if let Some(window) = node.window.take() {
+                self.director.stage.get().oracle.close_window(window);
+            }
+        }
+        self.director.stage.get().tally.count("cascades of removals");
         self.stage_out();
     }
 
@@ -368,6 +400,7 @@ impl Volume {
     /// Suspends the device of a node; the oracle hears of it.
     pub(crate) async fn suspend(&mut self, node: usize, options: SuspendOptions) -> Suspended {
         let name = self.stack.nodes[node].name.clone();
+        self.forget_order_above(node);
         let outcome = self.director.suspend(&name, options).await;
         let races = self.director.stage.get().swarm.races;
         if outcome == Suspended::Yes && !races {
@@ -384,11 +417,19 @@ impl Volume {
     /// Resumes the device of a node; the oracle hears of it.
     pub(crate) async fn resume(&mut self, node: usize, options: SuspendOptions) -> bool {
         let name = self.stack.nodes[node].name.clone();
+        self.forget_order_above(node);
         if node == 0 {
             let orderly = self.stack.is_orderly();
             self.director.stage.get().oracle.resuming(self.index, orderly);
         }
         self.director.resume(&name, options).await
+    }
+
+    /// A gate below holds some of the I/O and lets the rest pass: no order is promised across it.
+    pub(crate) fn forget_order_above(&self, node: usize) {
+        if node != 0 {
+            self.director.stage.get().oracle.forget_order(self.index);
+        }
     }
 
     async fn check_suspended(&self, name: &str) {

@@ -19,7 +19,7 @@ use crate::control::Control;
 use crate::director::{Act, Director, Progress};
 use crate::disk::Disk;
 use crate::driver::SimDriver;
-use crate::hold::{HoldType, SkewType};
+use crate::hold::{HoldType, SkewType, SulkType};
 use crate::lane_io::{LaneIo, Sleep};
 use crate::layout::SpaceMap;
 use crate::ops::Ops;
@@ -97,6 +97,7 @@ impl Wake for NoWake {
 
 static HOLD: HoldType = HoldType;
 static SKEW: SkewType = SkewType;
+static SULK: SulkType = SulkType;
 
 /// Runs a world to its end.
 pub fn run(scenario: &Scenario) -> Verdict {
@@ -226,7 +227,7 @@ impl World {
         let stage = Stage::new(state);
         let (engines, coordinator) = make_engines(&stage);
         let control = Control::new(stage.clone());
-        let own: [&'static dyn TargetType; 2] = [&HOLD, &SKEW];
+        let own: [&'static dyn TargetType; 3] = [&HOLD, &SKEW, &SULK];
         let registry = Registry::new(udm_targets::all().into_iter().chain(own));
         let director = Director {
             stage: stage.clone(),

@@ -67,6 +67,8 @@ fn a_short_search_breaks_no_promise_and_leaves_nothing_out() {
         "upside-down pauses",
         "suspends taken back",
         "bad tables",
+        "refused resumes",
+        "cascades of removals",
         "clears",
         "meddlings",
         "scratch devices",
