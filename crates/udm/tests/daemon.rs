@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Place, state_of};
+use common::{Place, Writer, state_of};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
@@ -290,6 +290,79 @@ fn an_exported_device_is_busy_until_it_is_unexported() {
     place.udm(&["unexport", "u"]).ok();
     assert_eq!(place.udm(&["ls"]).ok(), "No devices found\n");
     assert!(!place.path("t.sock").exists());
+}
+
+/// Device `top` with a write that hangs below it, since `below` is suspended.
+fn hang(place: &Place) -> Writer {
+    let udm = |args: &[&str]| place.udm(args).ok();
+    udm(&["create", "below", "--table", "0 2048 linear mem:1M 0"]);
+    udm(&["create", "top", "--table", "0 2048 linear dm:below 0"]);
+    udm(&["export", "top", "--nbd", &format!("unix:{}", place.text("top.sock"))]);
+    udm(&["suspend", "below", "--reason", "array upgrade"]);
+    let writer = Writer::start(&place.path("top.sock"), "top");
+    place.await_field("below", "held", "1");
+    writer
+}
+
+fn await_text(place: &Place, args: &[&str], wanted: bool, words: &str) {
+    for _ in 0..10_000 {
+        if place.udm(args).ok().contains(words) == wanted {
+            return;
+        }
+    }
+    panic!("{args:?}: {words} expected to be there: {wanted}");
+}
+
+#[test]
+fn a_suspend_that_hangs_is_seen_timed_out_given_up_or_ended_by_a_resume() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let writer = hang(&place);
+    let below = place.udm(&["info", "below"]).ok();
+    assert!(below.contains("reason: array upgrade\nIn flight, held:   0, 1\n"), "{below}");
+    // Timed out: the device runs on.
+    place.udm(&["suspend", "top", "--deadline", "20ms"]).fails("UDM-0210");
+    place.await_field("top", "suspended", "Active");
+    // Given up by its asker's end.
+    let mut asker = place.spawn(&["suspend", "top", "--reason", "maintenance"]);
+    await_text(&place, &["info", "top"], true, "draining");
+    let top = place.udm(&["info", "top"]).ok();
+    assert!(top.contains("reason: maintenance\nIn flight, held:   1, 0\n"), "{top}");
+    asker.kill().expect("killed");
+    asker.wait().expect("ended");
+    await_text(&place, &["info", "top"], false, "draining");
+    // Ended by somebody else's resume.
+    let asker = place.spawn(&["suspend", "top"]);
+    await_text(&place, &["info", "-v", "top"], true, "draining");
+    place.udm(&["resume", "top"]).ok();
+    let ended = asker.wait_with_output().expect("ended");
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("[UDM-0211]"));
+    // Nothing of this was seen by the client.
+    place.udm(&["resume", "below"]).ok();
+    assert_eq!(writer.error(), 0);
+}
+
+#[test]
+fn a_suspend_with_on_timeout_fail_fails_what_hangs_and_is_done() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let writer = hang(&place);
+    place.udm(&["suspend", "top", "--deadline", "20ms", "--on-timeout", "fail"]).ok();
+    assert_ne!(writer.error(), 0);
+    place.await_field("top", "suspended", "Suspended");
+    place.udm(&["resume", "top", "below"]).ok();
+    let again = Writer::start(&place.path("top.sock"), "top");
+    assert_eq!(again.error(), 0);
+}
+
+#[test]
+fn the_daemon_ends_although_a_device_never_answers() {
+    let place = Place::new();
+    let daemon = place.daemon(&[]);
+    let _writer = hang(&place);
+    daemon.terminate();
+    assert!(!place.path("top.sock").exists());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
@@ -95,6 +96,28 @@ impl Place {
         output.into()
     }
 
+    /// Asks for a field of a device's `info -c` until it is as expected.
+    pub(crate) fn await_field(&self, device: &str, field: &str, expected: &str) {
+        for _ in 0..10_000 {
+            let shown = self.udm(&["info", "-c", "--noheadings", "-o", field, device]).ok();
+            if shown.trim_end() == expected {
+                return;
+            }
+        }
+        panic!("{field} of {device} never became {expected}");
+    }
+
+    /// Starts a command that goes on while the test does.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        Command::new(UDM)
+            .args(args)
+            .env("UDM_SOCKET", self.path("control.sock"))
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started")
+    }
+
     /// Starts a daemon and waits until it is ready.
     pub(crate) fn daemon(&self, args: &[&str]) -> Daemon {
         let mut daemon = self.start(args);
@@ -173,4 +196,40 @@ impl Drop for Daemon {
 pub(crate) fn state_of(dir: &Path) -> serde_json::Value {
     let bytes = std::fs::read(dir.join("state.json")).expect("a state file");
     serde_json::from_slice(&bytes).expect("JSON")
+}
+
+/// An NBD client that has one write under way.
+pub(crate) struct Writer(UnixStream);
+
+impl Writer {
+    /// Connects, and sends a write of one block to sector 0 of the export.
+    pub(crate) fn start(socket: &Path, export: &str) -> Writer {
+        let mut stream = UnixStream::connect(socket).expect("connects");
+        let mut greeting = [0; 18];
+        stream.read_exact(&mut greeting).expect("greets");
+        let mut hello = 3_u32.to_be_bytes().to_vec();
+        hello.extend(b"IHAVEOPT");
+        hello.extend(1_u32.to_be_bytes());
+        hello.extend((export.len() as u32).to_be_bytes());
+        hello.extend(export.as_bytes());
+        stream.write_all(&hello).expect("sent");
+        let mut size_and_flags = [0; 10];
+        stream.read_exact(&mut size_and_flags).expect("the export is there");
+        let mut write = 0x2560_9513_u32.to_be_bytes().to_vec();
+        write.extend([0, 0, 0, 1]);
+        write.extend(7_u64.to_be_bytes());
+        write.extend(0_u64.to_be_bytes());
+        write.extend(4096_u32.to_be_bytes());
+        write.extend([0x5a; 4096]);
+        stream.write_all(&write).expect("sent");
+        Writer(stream)
+    }
+
+    /// Waits for the write's reply: its error number.
+    pub(crate) fn error(mut self) -> u32 {
+        let mut reply = [0; 16];
+        self.0.read_exact(&mut reply).expect("answered");
+        assert_eq!(reply[8..], 7_u64.to_be_bytes());
+        u32::from_be_bytes([reply[4], reply[5], reply[6], reply[7]])
+    }
 }
