@@ -9,6 +9,7 @@ mod barriers;
 mod contract;
 mod flushes;
 mod held_io;
+mod lanes;
 mod queued_changes;
 mod removal;
 mod resizes;
