@@ -101,6 +101,15 @@ pub(crate) fn take_over(raw: RawHandle) -> Result<(OwnedFd, FileClass), Errno> {
     Ok((fd, class))
 }
 
+/// True for a regular file whose writes go to the page cache (opened without `O_DIRECT`). False
+/// if the kernel does not say.
+pub(crate) fn is_cached_file(fd: &OwnedFd) -> bool {
+    use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+    let regular =
+        fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    regular && fcntl_getfl(fd).is_ok_and(|flags| !flags.contains(OFlags::DIRECT))
+}
+
 /// Makes calls on the descriptor block, or not block.
 pub(crate) fn set_nonblocking(fd: &OwnedFd, nonblocking: bool) -> Result<(), Errno> {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};

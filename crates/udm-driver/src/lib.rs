@@ -8,6 +8,7 @@
 //! each block says why it is sound, and the rule they all rest on is that memory handed to the
 //! kernel belongs to its operation until the kernel's last word about it.
 
+mod calls;
 mod clock;
 mod errno;
 mod error;

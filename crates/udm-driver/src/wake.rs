@@ -15,8 +15,8 @@
 //! (both drivers listen edge-triggered), and a late ring from an earlier round is ignored,
 //! because only a flag ends a wait.
 //!
-//! The portable driver's file threads ring too, with a flag of their own ([`COMPLETED`]), so that
-//! a completion does not look like a wake.
+//! Threads that run file operations (the portable driver's pool, the ring's writer) ring too, with
+//! a flag of their own ([`COMPLETED`]), so that a completion does not look like a wake.
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};

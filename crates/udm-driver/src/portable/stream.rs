@@ -8,7 +8,7 @@
 //! Nothing here blocks: receives and sends say so with every call, everything else runs on
 //! descriptors that were set non-blocking when they were registered.
 
-use super::storage::retry;
+use crate::calls::retry;
 use crate::handles::{FileClass, raw_of};
 use crate::shape::Shape;
 use crate::vectors::Vectors;

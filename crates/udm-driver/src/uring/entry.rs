@@ -82,7 +82,7 @@ fn send(fd: types::Fd, slot: &mut Slot) -> Entry {
 }
 
 /// The one segment of a payload (or nothing at all), as address and length.
-fn single(slot: &Slot) -> Option<(*mut u8, u32)> {
+pub(super) fn single(slot: &Slot) -> Option<(*mut u8, u32)> {
     let mut segments = slot.payload.segments();
     match (segments.next(), segments.next()) {
         (None, _) => Some((std::ptr::null_mut(), 0)),

@@ -9,6 +9,7 @@
 //! operation's memory belongs to its slot until the kernel's last word on it, whatever happened
 //! to the operation meanwhile (cancel, close, a failed `io_uring_enter`, the driver's own drop).
 //! Nothing polls: an idle lane sleeps in the kernel with one poll armed, on the doorbell.
+//! Writes into the page cache are the exception to the ring: see `writer.rs`.
 //!
 //! The tricky case is closing a file that still has operations. The entries in the queue name it
 //! by its place in the ring's file table, so that place is kept until the last of them has
@@ -19,11 +20,13 @@ mod entry;
 mod setup;
 mod slots;
 mod teardown;
+mod writer;
 
 use crate::clock;
 use crate::error::DriverError;
 use crate::handles::{
-    FileClass, HandleTable, index_of, raw_of, set_nonblocking, shutdown_both, take_over,
+    FileClass, HandleTable, index_of, is_cached_file, raw_of, set_nonblocking, shutdown_both,
+    take_over,
 };
 use crate::shape::{OpKind, Shape, split};
 use crate::wake::EventWake;
@@ -37,6 +40,7 @@ use udm_lane::{
     Completion, Driver, DriverOp, Errno, Handle, OpResult, OpToken, Payload, RawHandle, Wake,
 };
 use udm_types::Nanos;
+use writer::Writer;
 
 pub(crate) use setup::{Abilities, Age};
 
@@ -54,6 +58,7 @@ pub(crate) struct UringDriver {
     backlog: VecDeque<squeue::Entry>,
     /// Completions of operations the kernel never saw.
     refused: Vec<Completion>,
+    writer: Writer,
     wake: Arc<EventWake>,
 }
 
@@ -63,6 +68,8 @@ struct RingFile {
     fd: OwnedFd,
     target: Target,
     class: FileClass,
+    /// Writes go to the page cache, so to the writer.
+    cached: bool,
     /// Operations between `submit` and their last completion.
     in_flight: u32,
     /// Closed by the lane; goes when `in_flight` reaches zero.
@@ -81,6 +88,7 @@ impl UringDriver {
             slots: Slots::default(),
             backlog: VecDeque::new(),
             refused: Vec::new(),
+            writer: Writer::new(Arc::clone(&wake)),
             wake,
         };
         driver.arm_doorbell();
@@ -272,7 +280,8 @@ impl Driver for UringDriver {
         }
         let number = raw_of(&fd);
         let target = Target { number, fixed: false };
-        let file = RingFile { fd, target, class, in_flight: 0, closing: false };
+        let cached = class == FileClass::Storage && is_cached_file(&fd);
+        let file = RingFile { fd, target, class, cached, in_flight: 0, closing: false };
         let handle = self.files.insert(file)?;
         let place = index_of(handle);
         if place < self.abilities.fixed_files
@@ -308,23 +317,29 @@ impl Driver for UringDriver {
 
     fn submit(&mut self, token: OpToken, op: DriverOp) {
         let (handle, shape, payload) = split(op);
-        let (target, kind) = match self.files.get_mut(handle) {
-            Some(file) if !file.closing => match shape.check() {
-                Ok(()) => {
-                    file.in_flight += 1;
-                    (file.target, shape.kind(file.class))
-                }
-                Err(errno) => return self.refuse(token, payload, errno),
-            },
+        let file = match self.files.get_mut(handle) {
+            Some(file) if !file.closing => file,
             _ => return self.refuse(token, payload, Errno(libc::EBADF)),
         };
-        let (user_data, slot) = self.slots.insert(token, handle, kind, payload);
+        if let Err(errno) = shape.check() {
+            return self.refuse(token, payload, errno);
+        }
+        file.in_flight += 1;
+        let target = file.target;
+        let (user_data, slot) = self.slots.insert(token, handle, shape.kind(file.class), payload);
+        if let Shape::Write { offset_bytes, dsync } = shape
+            && file.cached
+            && self.writer.is_ready()
+        {
+            return self.writer.add(user_data, slot, raw_of(&file.fd), offset_bytes, dsync);
+        }
         let multishot = self.abilities.multishot_accept;
         let entry = entry::entry(shape, target, slot, multishot).user_data(user_data);
         self.push(entry);
     }
 
     fn cancel(&mut self, token: OpToken) {
+        self.withdraw_writes(token);
         self.cancel_all(|slot| slot.token == token);
     }
 
@@ -333,6 +348,7 @@ impl Driver for UringDriver {
         completions.append(&mut self.refused);
         loop {
             self.refill();
+            self.writer.hand_over();
             let passed = deadline
                 .is_some_and(|deadline| deadline == Nanos::ZERO || deadline <= clock::now());
             let block = !passed
@@ -343,6 +359,8 @@ impl Driver for UringDriver {
             self.enter(block, deadline);
             self.reap(completions);
             let woken = self.wake.settle();
+            // After `settle`: what is given back from here on keeps the next turn from blocking.
+            self.collect_writes(completions);
             if !self.backlog.is_empty() {
                 continue;
             }

@@ -9,7 +9,9 @@
 //! A connection accepted meanwhile is closed, since nobody will ever learn of it.
 
 use super::UringDriver;
+use super::slots::USER_WAKE;
 use crate::clock;
+use crate::handles::HandleTable;
 use crate::shape::OpKind;
 use io_uring::cqueue;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -25,9 +27,17 @@ impl Drop for UringDriver {
         self.cancel_all(|slot| slot.kind != OpKind::Storage);
         while self.slots.live_count() > 0 && clock::now() < deadline {
             self.refill();
-            let block = self.backlog.is_empty() && self.ring.completion().is_empty();
+            self.writer.hand_over();
+            let block = self.backlog.is_empty()
+                && self.ring.completion().is_empty()
+                && self.wake.prepare_to_block();
             self.enter(block, Some(deadline));
+            self.wake.settle();
             self.discard();
+        }
+        if self.writer.is_busy() {
+            // The thread names files by their descriptors, whose numbers must not be used again.
+            std::mem::forget(std::mem::replace(&mut self.files, HandleTable::new()));
         }
         if self.slots.live_count() > 0 {
             // The kernel may still write into this memory, so it must never be reused.
@@ -39,7 +49,11 @@ impl Drop for UringDriver {
 impl UringDriver {
     /// Ends operations nobody waits for any more; closes connections nobody will take.
     fn discard(&mut self) {
+        self.collect_writes(&mut Vec::new());
         while let Some(entry) = { self.ring.completion().next() } {
+            if entry.user_data() == USER_WAKE && !cqueue::more(entry.flags()) {
+                self.arm_doorbell();
+            }
             let Some(slot) = self.slots.get_mut(entry.user_data()) else { continue };
             if slot.kind == OpKind::Accept && entry.result() >= 0 {
                 // SAFETY: an accept's result is a descriptor made for this driver, and since the

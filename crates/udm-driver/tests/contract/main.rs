@@ -14,6 +14,7 @@ mod sockets;
 mod storage;
 mod storm;
 mod waking;
+mod writes;
 
 /// One test a driver and function.
 macro_rules! on_every_driver {
@@ -93,4 +94,8 @@ on_every_driver! {
         more_completions_at_once_than_the_queue_holds,
         a_dropped_driver_finishes_writes_and_frees_its_memory,
         a_dropped_driver_closes_what_it_owned;
+    writes:
+        a_cancelled_write_ends_once_and_tells_the_truth,
+        a_driver_dropped_amid_writes_finishes_them,
+        plain_durable_and_scattered_writes_of_two_files_all_arrive;
 }

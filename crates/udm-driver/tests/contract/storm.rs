@@ -42,7 +42,9 @@ pub(crate) fn ten_thousand_operations_agree_with_a_byte_model(mut rig: Rig) {
                     } else {
                         scattered(&bytes, random.usize(100..2_000))
                     };
-                    let op = DriverOp::Write { handle, offset_bytes, payload, dsync: false };
+                    // Some are durable: slow ones amid fast ones.
+                    let dsync = random.u16(..500) == 0;
+                    let op = DriverOp::Write { handle, offset_bytes, payload, dsync };
                     (op, (len as u32, Expected::Changed))
                 }
                 9..18 => {

@@ -1,6 +1,6 @@
 //! Waiting: wakes, deadlines, and doing nothing while there is nothing to do.
 
-use crate::rig::{PATIENCE_S, Rig, scratch_file};
+use crate::rig::{PATIENCE_S, Rig, payload_of, scratch_file};
 use std::time::{Duration, Instant};
 use udm_lane::DriverOp;
 use udm_types::Nanos;
@@ -101,6 +101,9 @@ pub(crate) fn an_idle_driver_does_not_wake_up(mut rig: Rig) {
     // Everything a lane has while idle: files, listening sockets, quiet connections, a past wake.
     let file = rig.register(scratch_file());
     rig.run(DriverOp::Sync { handle: file }).unwrap();
+    let payload = payload_of(&[1; 512]);
+    let op = DriverOp::Write { handle: file, offset_bytes: 0, payload, dsync: false };
+    assert_eq!(rig.run(op), Ok(512));
     let mut peers = Vec::new();
     for _ in 0..50 {
         let (handle, peer) = rig.socket_pair();
