@@ -40,6 +40,8 @@ struct KnownText {
 struct Entry {
     saved: SavedDevice,
     texts: Vec<KnownText>,
+    /// Both slots have been asked for. An entry may exist before that: a text is remembered first.
+    noted: bool,
     /// It was in the file, but its live table could not be built at the start.
     unrestored: bool,
 }
@@ -82,7 +84,6 @@ impl Journal {
         entry.texts.retain(|text| text.printed != known.printed);
         entry.texts.insert(0, known);
         entry.texts.truncate(TEXTS_MAX);
-        entry.unrestored = false;
     }
 
     /// Writes the state if it has changed.
@@ -102,10 +103,9 @@ impl Journal {
         };
         book.entries.retain(|id, _| devices.iter().any(|device| device.id == *id));
         for device in &devices {
-            let known = book.entries.contains_key(&device.id);
             let entry = book.entries.entry(device.id).or_default();
             entry.note(device);
-            if !known || touched.is_some_and(|key| is_key_of(key, device)) {
+            if !entry.noted || touched.is_some_and(|key| is_key_of(key, device)) {
                 entry.note_tables(runtime, device)?;
             }
         }
@@ -183,7 +183,7 @@ impl Journal {
     fn keep(&self, runtime: &Runtime, device: &SavedDevice) -> Result<(), UserError> {
         let key = DeviceKey::Minor(device.minor);
         if let Reply::Done(Some(status)) = runtime.request(Request::Status { device: key })? {
-            let entry = Entry { saved: device.clone(), texts: Vec::new(), unrestored: true };
+            let entry = Entry { saved: device.clone(), unrestored: true, ..Entry::default() };
             self.lock().entries.insert(status.id, entry);
         }
         Ok(())
@@ -222,6 +222,7 @@ impl Entry {
             });
         }
         [self.saved.live, self.saved.inactive] = slots;
+        self.noted = true;
         Ok(())
     }
 }
