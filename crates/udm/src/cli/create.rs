@@ -15,20 +15,20 @@ use super::output::Output;
 use super::table_text::TableText;
 use udm_control::api::{self, Selector};
 use udm_control::render::{Subject, failed_ioctl};
+use udm_core::error::{ErrorCode, UserError};
 use udm_types::{DmName, NameError};
 
-/// What dmsetup says of a name it does not even send.
+/// What dmsetup says of a name it does not even send, and why.
 pub(super) fn check_name(name: &str, period: &str) -> Result<(), Failure> {
-    match DmName::new(name) {
-        Err(NameError::Slash) => {
-            Err(Failure::dm(format!("Name \"{name}\" invalid. It contains \"/\".\n"), None))
-        }
-        Err(NameError::TooLong(_)) => {
-            Err(Failure::dm(format!("Name \"{name}\" too long{period}\n"), None))
-        }
+    let Err(error) = DmName::new(name) else { return Ok(()) };
+    let line = match error {
+        NameError::Slash => format!("Name \"{name}\" invalid. It contains \"/\".\n"),
+        NameError::TooLong(_) => format!("Name \"{name}\" too long{period}\n"),
         // The rest is for the daemon to refuse, as it is for the kernel.
-        Ok(_) | Err(NameError::Empty | NameError::Nul | NameError::Reserved) => Ok(()),
-    }
+        NameError::Empty | NameError::Nul | NameError::Reserved => return Ok(()),
+    };
+    let why = UserError::new(ErrorCode::BadName, format!("'{name}' is no valid name: {error}"));
+    Err(Failure::dm(line, Some(why)))
 }
 
 /// A device to make.
