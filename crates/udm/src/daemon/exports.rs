@@ -255,8 +255,8 @@ fn listen(address: Address, patience: Patience) -> Result<(OwnedFd, Address), Us
                 return Ok((socket, bound));
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
-                tries_left -= 1;
-                await_end(&address, found);
+                // Still there when the time is over: then it is no dead daemon.
+                tries_left = if await_end(&address, found) { tries_left - 1 } else { 0 };
             }
             Err(error) => {
                 let what = format!("listen on {address}");
@@ -281,8 +281,8 @@ fn listen_once(address: &Address, found: Option<SocketAddr>) -> io::Result<(Owne
     }
 }
 
-/// Waits until whoever listens at an address hangs up, or [`DRAIN_LIMIT`] is over.
-fn await_end(address: &Address, found: Option<SocketAddr>) {
+/// Waits until whoever listens at an address hangs up. False if [`DRAIN_LIMIT`] passes before.
+fn await_end(address: &Address, found: Option<SocketAddr>) -> bool {
     let connection: Option<OwnedFd> = match address {
         Address::Unix(path) => UnixStream::connect(path).ok().map(OwnedFd::from),
         Address::Tcp(..) => found
@@ -290,9 +290,9 @@ fn await_end(address: &Address, found: Option<SocketAddr>) {
             .map(OwnedFd::from),
     };
     // Refused: it has gone meanwhile.
-    let Some(connection) = connection else { return };
+    let Some(connection) = connection else { return true };
     let mut polled = [PollFd::new(&connection, PollFlags::empty())];
     let span = Timespec { tv_sec: DRAIN_LIMIT.as_secs() as i64, tv_nsec: 0 };
-    // Whatever it says, the caller tries again.
-    let _ = poll(&mut polled, Some(&span));
+    // An error (a signal, say) is worth another try; the tries are counted.
+    poll(&mut polled, Some(&span)) != Ok(0)
 }
