@@ -1,8 +1,9 @@
-//! Suspends without a swap: plain, of a whole stack, in the wrong order, taken back; and bad tables.
+//! Suspends without a swap: plain, of a stack, in the wrong order, taken back; and bad tables.
 //!
-//! A suspend must end in one of the ways it promises, and leave the device as it was if it was given
-//! up. Here it is asked for where it cannot be granted (over a device that is suspended already,
-//! so that I/O is stuck below), and taken back while it drains, by its ticket or by a resume.
+//! A suspend must end in one of the ways it promises, and leave the device as it was if it was
+//! given up. Here it is asked for where it cannot be granted (over a device that is suspended
+//! already, so that I/O is stuck below), and taken back while it drains, by its ticket or by a
+//! resume.
 //!
 //! Bad tables belong here too, for they have the same rule: a refusal changes nothing.
 //!
@@ -88,7 +89,8 @@ impl Volume {
         self.resume(node, SuspendOptions::default()).await;
     }
 
-    /// A table that refuses to resume on one lane: the device stays suspended until it has a better one.
+    /// A table that refuses to resume on one lane: the device stays suspended until it has a
+    /// better one.
     pub(crate) async fn refuse_to_resume(&mut self) {
         let director = self.director.clone();
         let node = director.pick(self.stack.nodes.len());

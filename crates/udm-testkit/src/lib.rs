@@ -2,8 +2,8 @@
 //!
 //! [`TestWorld`] is a whole engine of several lanes in one thread, with [`MemLower`] devices that a
 //! test can look into, hold and fail, and a clock moved by hand. [`probe_type`] is a target that
-//! holds and pushes back on command. [`pattern`] makes sector-stamped data, [`Model`] says what a
-//! device must hold.
+//! holds and pushes back on command. [`mod@pattern`] makes sector-stamped data, [`Model`] says
+//! what a device must hold.
 //!
 //! The battery ([`conformance!`]) is the proof a target owes: one line enrols it, see
 //! `conformance/mod.rs`. Nothing here sleeps or looks at a real clock; every test waits for the

@@ -245,6 +245,35 @@ fn sort(rows: &mut [Row], keys: &str) -> Result<(), UserError> {
     Ok(())
 }
 
+/// What the rows of a report have to hold beside the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Devices below and above.
+    pub deps: bool,
+    /// Queue depths and counters.
+    pub gauges: bool,
+}
+
+/// What the fields and sort keys of a report need, so that nobody asks 1,000 devices for numbers
+/// that are not shown.
+pub fn needs(options: &ColumnOptions) -> Needs {
+    let words = options.fields.iter().chain(&options.sort).flat_map(|list| list.split(','));
+    let names: Vec<&str> = words.map(|word| word.trim().trim_start_matches(['+', '-'])).collect();
+    let any = |wanted: &[&str]| names.iter().any(|name| *name == "all" || wanted.contains(name));
+    Needs {
+        deps: any(&[
+            "device_count",
+            "devs_used",
+            "devnos_used",
+            "blkdevs_used",
+            "device_ref_count",
+            "names_using_dev",
+            "devnos_using_dev",
+        ]),
+        gauges: any(&["in_flight", "held", "errors"]),
+    }
+}
+
 /// The report.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! The texts recorded from dmsetup 1.02.185 on a real kernel, against ours for the same devices.
 
-use super::columns::{ColumnOptions, Row, columns};
+use super::columns::{ColumnOptions, Needs, Row, columns, needs};
 use super::{
     LineFilter, NameStyle, Node, Subject, TreeOptions, concise, deps, explained, failed_ioctl,
     info, lines, ls, ls_of_type, targets, tree, usage_of_table, version,
@@ -269,4 +269,20 @@ fn table_text_that_dmsetup_itself_refuses_gets_its_words() {
     for text in ["0 -1 zero", "0 18446744073709551616 zero", "0 8 nosuchtarget", "0 0 zero"] {
         assert_eq!(refused(text, ""), None, "{text}");
     }
+}
+
+#[test]
+fn a_report_needs_only_what_its_fields_show() {
+    let of = |fields: &str, sort: &str| {
+        needs(&ColumnOptions {
+            fields: Some(fields.into()),
+            sort: Some(sort.into()),
+            ..ColumnOptions::default()
+        })
+    };
+    assert_eq!(needs(&ColumnOptions::default()), Needs { deps: false, gauges: false });
+    assert_eq!(of("name,uuid", "minor"), Needs { deps: false, gauges: false });
+    assert_eq!(of("+held", "minor"), Needs { deps: false, gauges: true });
+    assert_eq!(of("name", "-device_count"), Needs { deps: true, gauges: false });
+    assert_eq!(of("all", "name"), Needs { deps: true, gauges: true });
 }

@@ -9,7 +9,7 @@ use super::asker::{Chosen, Daemon};
 use super::failure::Failure;
 use super::output::Output;
 use udm_control::api::{self, Device, Line, LinesAnswer};
-use udm_control::render::columns::{ColumnOptions, Row, columns};
+use udm_control::render::columns::{ColumnOptions, Row, columns, needs};
 use udm_control::render::{self, LineFilter, NameStyle, Node, Subject, TreeOptions};
 use udm_core::error::{ErrorCode, UserError};
 
@@ -100,44 +100,67 @@ pub(crate) fn info(
     verbose: bool,
     output: &mut Output,
 ) -> Result<(), Failure> {
-    let (devices, all) = named_or_all(daemon, args.device.chosen())?;
     output.field("devices", &serde_json::json!([]));
+    let chosen = args.device.chosen();
+    if args.columns && !output.json {
+        return info_columns(daemon, args, &chosen, output);
+    }
+    let (devices, all) = named_or_all(daemon, chosen)?;
     if devices.is_empty() {
         output.text(render::NO_DEVICES);
-        return Ok(());
     }
-    let mut found = Vec::new();
     for chosen in devices {
-        match daemon.ask(&api::Info { device: chosen.selector.clone() }) {
-            Ok(answer) => found.push(answer),
-            Err(error) if all && is_gone(&error) => {}
+        let answer = match daemon.ask(&api::Info { device: chosen.selector.clone() }) {
+            Ok(answer) => answer,
+            Err(error) if all && is_gone(&error) => continue,
             Err(error) => return Err(missing("info", &chosen.subject(), error)),
-        }
-    }
-    for answer in &found {
-        output.push(
-            "devices",
-            &serde_json::json!({ "device": answer.device, "gauges": answer.gauges }),
-        );
-    }
-    if !args.columns && !output.json {
-        for answer in &found {
-            output.text(&render::info(&answer.device, Some(&answer.gauges), verbose));
-        }
-        return Ok(());
-    }
-    if args.columns && !output.json {
-        let nodes = nodes(daemon)?;
-        let rows: Vec<Row> = found.into_iter().map(|answer| row(answer, &nodes)).collect();
-        let options = ColumnOptions {
-            fields: args.fields.clone(),
-            sort: args.sort.clone(),
-            noheadings: args.noheadings,
-            separator: args.separator.clone(),
-            nameprefixes: args.nameprefixes,
         };
-        output.text(&columns(&rows, &options)?);
+        output.text(&render::info(&answer.device, Some(&answer.gauges), verbose));
+        output.push("devices", &answer);
     }
+    Ok(())
+}
+
+fn info_columns(
+    daemon: &mut Daemon,
+    args: &InfoArgs,
+    chosen: &[Chosen],
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let options = ColumnOptions {
+        fields: args.fields.clone(),
+        sort: args.sort.clone(),
+        noheadings: args.noheadings,
+        separator: args.separator.clone(),
+        nameprefixes: args.nameprefixes,
+    };
+    let needs = needs(&options);
+    let mut devices = Vec::new();
+    for one in chosen {
+        let answer = daemon.ask(&api::Status { device: one.selector.clone() });
+        devices.extend(answer.map_err(|error| missing("info", &one.subject(), error))?.device);
+    }
+    if chosen.is_empty() {
+        devices = daemon.devices()?;
+        if devices.is_empty() {
+            output.text(render::NO_DEVICES);
+            return Ok(());
+        }
+    }
+    let nodes = if needs.deps { nodes(daemon)? } else { Vec::new() };
+    let mut rows = Vec::with_capacity(devices.len());
+    for device in devices {
+        let mut gauges = api::Gauges::default();
+        if needs.gauges {
+            match daemon.ask(&api::Info { device: Chosen::named(&device.name).selector }) {
+                Ok(answer) => gauges = answer.gauges,
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        rows.push(row(device, gauges, &nodes));
+    }
+    output.text(&columns(&rows, &options)?);
     Ok(())
 }
 
@@ -155,22 +178,24 @@ fn nodes(daemon: &mut Daemon) -> Result<Vec<Node>, Failure> {
     Ok(nodes)
 }
 
-fn row(answer: api::InfoAnswer, nodes: &[Node]) -> Row {
-    let number = (Some(answer.device.major), Some(answer.device.minor));
-    let own = nodes.iter().find(|node| node.device.id == answer.device.id);
-    let users =
-        nodes.iter().filter(|node| node.deps.iter().any(|dep| (dep.major, dep.minor) == number));
+fn row(device: Device, gauges: api::Gauges, nodes: &[Node]) -> Row {
+    let number = |device: &Device| (Some(device.major), Some(device.minor));
+    let uses = |node: &Node, below: &Device| {
+        node.deps.iter().any(|dep| (dep.major, dep.minor) == number(below))
+    };
+    let own = nodes.iter().find(|node| node.device.id == device.id);
+    let below = nodes.iter().filter(|node| own.is_some_and(|own| uses(own, &node.device)));
+    let users = nodes.iter().filter(|node| uses(node, &device));
     Row {
         deps: own.map(|node| node.deps.clone()).unwrap_or_default(),
         users: users
             .map(|node| (node.device.name.clone(), node.device.major, node.device.minor))
             .collect(),
-        names: nodes
-            .iter()
+        names: below
             .map(|node| (node.device.major, node.device.minor, node.device.name.clone()))
             .collect(),
-        device: answer.device,
-        gauges: answer.gauges,
+        device,
+        gauges,
     }
 }
 
