@@ -10,6 +10,7 @@ pub mod bench;
 pub mod cli;
 pub mod daemon;
 pub mod demo;
+mod open_files;
 pub mod run;
 pub mod runtime;
 mod signals;

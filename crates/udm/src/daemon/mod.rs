@@ -126,6 +126,7 @@ pub(crate) fn say(text: &str) {
 /// # Errors
 /// As [`Service::start`].
 pub fn run(args: &DaemonArgs, socket: &Path, json: bool) -> Result<(), Failure> {
+    crate::open_files::allow_all();
     let end = EndWatch::start(Second::Ends)?;
     let mut warn = |text: &str| eprintln!("udm: warning: {text}");
     let service = Service::start(&args.engine, socket, args.state.as_deref(), &end, &mut warn)?;

@@ -35,6 +35,7 @@ use udm_types::SECTOR_BYTES;
 /// # Errors
 /// What is wrong with the file, with its line, or why something could not be made.
 pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(), Failure> {
+    crate::open_files::allow_all();
     let end = EndWatch::start(Second::Ends)?;
     let shown = args.file.display().to_string();
     let named = |error: UserError| rename_file(&shown, error);
