@@ -30,4 +30,4 @@ pub use engine::{Engine, EngineConfig, LaneMessage};
 pub use error::{ErrorCode, ErrorKind, UserError};
 pub use lower::{LowerBench, LowerCx, LowerDevice, LowerLane, LowerRef};
 pub use table::{DeviceRef, DeviceResolver, Registry, Table, TableLine};
-pub use target::{Ended, Mapped, Target, TargetConfig, TargetCx, TargetType};
+pub use target::{Ended, MapMode, Mapped, Target, TargetConfig, TargetCx, TargetType};

@@ -13,8 +13,13 @@
 //! that is its job, handles every operation by name (no `_` in a match over `Op`), and lets go of
 //! held bios in `presuspend`. Every call goes through `engine/doorway.rs`, which checks it.
 //!
-//! The tricky case is push-back: `Requeue` is legal only while [`TargetCx::noflush_suspending`];
-//! at any other time the core turns it into an error for the submitter.
+//! What instances of one target on different lanes have to tell each other goes by note
+//! ([`TargetCx::tell`]): a few words, in order, never lost while the table lives. State that must
+//! be one has a home lane; the others keep copies.
+//!
+//! The tricky case is push-back. In a bio-based device `Requeue` is legal only while
+//! [`TargetCx::noflush_suspending`]; at any other time the core turns it into an error for the
+//! submitter. A request-based device has its own queue, so there it is legal at any time.
 
 use crate::bio::{BioBox, Dest};
 use crate::engine::doorway::TargetParts;
@@ -35,11 +40,16 @@ pub enum Mapped {
     Remapped(BioBox),
     /// The target keeps it (or has already completed or dispatched it).
     Submitted,
-    /// Push it back: the core holds it and maps it again after resume. Only under noflush.
+    /// Push it back: the core holds it and maps it again after resume. Only under noflush. A
+    /// request goes back into its queue and is mapped again soon; legal at any time.
     Requeue(BioBox),
+    /// Push it back and map it again in 100 ms if it is a request; like `Requeue` for a bio.
+    DelayRequeue(BioBox),
     /// Fail it with the status that stands in it (an I/O error if that is `Ok`).
     Kill(BioBox),
 }
+
+const _: () = assert!(size_of::<Mapped>() == 16 && size_of::<Ended>() == 16);
 
 /// What `end_io` made of a completed bio.
 #[derive(Debug)]
@@ -50,6 +60,20 @@ pub enum Ended {
     Incomplete,
     /// Push it back, as in [`Mapped::Requeue`].
     Requeue(BioBox),
+    /// Push it back for 100 ms, as in [`Mapped::DelayRequeue`].
+    DelayRequeue(BioBox),
+}
+
+/// How the core hands I/O to a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MapMode {
+    /// Every bio as it comes.
+    #[default]
+    Bio,
+    /// Merged into requests first. Such a target is the only one of its table.
+    Request,
+    /// As the device does already, or bio if that is open.
+    Either,
 }
 
 /// What a target can do and how the core should treat it. Fixed when the line is built.
@@ -75,6 +99,10 @@ pub struct TargetTraits {
     /// The core then adds the numbers itself instead of calling `map`; debug builds call `map`,
     /// too, and compare. Only for targets without `end_io`.
     pub shift: Option<Shift>,
+    /// Whether bios are merged into requests before the target sees them.
+    pub mode: MapMode,
+    /// `table` shows state that changes: asks [`TargetConfig::live_table_args`] with the counters.
+    pub live_table: bool,
 }
 
 /// A remap that is one addition.
@@ -98,6 +126,8 @@ impl Default for TargetTraits {
             max_io_len_sectors: 0,
             wants_end_io: false,
             shift: None,
+            mode: MapMode::Bio,
+            live_table: false,
         }
     }
 }
@@ -156,6 +186,12 @@ pub trait TargetConfig: Send + Sync {
     }
     /// The arguments as `dmsetup table` prints them.
     fn table_args(&self) -> String;
+    /// The arguments of the live table as `dmsetup table` prints them, if they show state that
+    /// changes ([`TargetTraits::live_table`]); `counters` are summed over the lanes.
+    fn live_table_args(&self, counters: &[u64]) -> String {
+        let _ = counters;
+        self.table_args()
+    }
     /// The arguments as `dmsetup status` prints them; `counters` are summed over the lanes.
     fn status_args(&self, counters: &[u64]) -> String {
         let _ = counters;
@@ -202,6 +238,11 @@ pub trait Target {
     fn on_timer(&mut self, token: u64, cx: &mut TargetCx<'_>) {
         let _ = (token, cx);
     }
+    /// The instance of this target on lane `from` (which may be this one) told this one something
+    /// with [`TargetCx::tell`]. The table may be live, suspended, or not live yet.
+    fn on_note(&mut self, from: LaneId, note: [u64; 3], cx: &mut TargetCx<'_>) {
+        let _ = (from, note, cx);
+    }
     /// Adds this lane's counters to `sum`, which starts empty on the first lane.
     fn add_counters(&self, sum: &mut Vec<u64>) {
         let _ = sum;
@@ -246,6 +287,20 @@ impl TargetCx<'_> {
     /// The lane.
     pub fn lane(&self) -> LaneId {
         self.parts.lane
+    }
+
+    /// How many lanes there are; each has an instance of this target.
+    pub fn lanes(&self) -> usize {
+        self.parts.lanes
+    }
+
+    /// Tells the instance of this target on another lane something; it comes to
+    /// [`Target::on_note`] there. Notes between two lanes arrive in order and are not lost while
+    /// the table lives; a note to a table that has been replaced is dropped. To one's own lane it
+    /// arrives in a later step of the loop. For what changes now and then, not for every I/O.
+    pub fn tell(&mut self, lane: LaneId, note: [u64; 3]) {
+        debug_assert!(lane.index() < self.parts.lanes, "notes go to lanes there are");
+        self.parts.notes.push((lane, *self.place, note));
     }
 
     /// Where the target begins on its mapped device.

@@ -78,8 +78,11 @@ pub enum LaneStep {
         /// The words.
         words: Arc<[String]>,
     },
-    /// Counters of the live table's targets.
-    Counters,
+    /// Counters of the targets of a live table; none if another is live by now.
+    Counters {
+        /// Number of its load.
+        generation: u64,
+    },
     /// Counters of the device.
     Gauges,
 }
@@ -136,7 +139,9 @@ impl Engine {
                 Ok(AnswerBody::Done)
             }
             LaneStep::Message { target, words } => self.message(id, target, &words),
-            LaneStep::Counters => Ok(AnswerBody::Counters(self.counters(id))),
+            LaneStep::Counters { generation } => {
+                Ok(AnswerBody::Counters(self.counters(id, generation)))
+            }
             LaneStep::Gauges => {
                 let mut gauges = Gauges::default();
                 if let Some(device) = self.devices.get(id) {
@@ -296,8 +301,9 @@ impl Engine {
         doorway::message(device, &mut self.parts, target as usize, words).map(AnswerBody::Text)
     }
 
-    fn counters(&self, id: DeviceId) -> Vec<Vec<u64>> {
-        let Some(device) = self.devices.get(id) else { return Vec::new() };
+    fn counters(&self, id: DeviceId, generation: u64) -> Vec<Vec<u64>> {
+        let device = self.devices.get(id).filter(|device| device.table.generation == generation);
+        let Some(device) = device else { return Vec::new() };
         device
             .table
             .targets

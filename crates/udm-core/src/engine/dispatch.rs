@@ -259,7 +259,7 @@ impl Engine {
                 match doorway::end_io(device, &mut self.parts, bio) {
                     Ended::Done(done) => bio = done,
                     Ended::Incomplete => return,
-                    Ended::Requeue(back) => return self.requeue(back),
+                    Ended::Requeue(back) | Ended::DelayRequeue(back) => return self.requeue(back),
                 }
             }
             bio.leave_frame();

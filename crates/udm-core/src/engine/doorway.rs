@@ -22,12 +22,25 @@ use udm_types::{DeviceId, LaneId, Nanos, Sector, Status};
 #[derive(Debug)]
 pub(crate) struct TargetParts {
     pub(crate) lane: LaneId,
+    pub(crate) lanes: usize,
     pub(crate) now: Nanos,
     pub(crate) done: VecDeque<BioBox>,
     pub(crate) dispatched: VecDeque<BioBox>,
     pub(crate) requeued: VecDeque<BioBox>,
     pub(crate) timers: Vec<(Nanos, TargetPlace, u64)>,
     pub(crate) events: Vec<DeviceId>,
+    /// To whom, from which target, what.
+    pub(crate) notes: Vec<(LaneId, TargetPlace, [u64; 3])>,
+}
+
+/// What one lane's instance of a target tells another's.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetNote {
+    pub(crate) from: LaneId,
+    pub(crate) device: DeviceId,
+    pub(crate) table_generation: u64,
+    pub(crate) target: u32,
+    pub(crate) words: [u64; 3],
 }
 
 /// What became of a bio that was mapped.
@@ -47,15 +60,17 @@ pub(crate) enum Next {
 pub(crate) const NO_TARGET: u32 = u32::MAX >> 1;
 
 impl TargetParts {
-    pub(crate) fn new(lane: LaneId) -> TargetParts {
+    pub(crate) fn new(lane: LaneId, lanes: usize) -> TargetParts {
         TargetParts {
             lane,
+            lanes,
             now: Nanos::ZERO,
             done: VecDeque::new(),
             dispatched: VecDeque::new(),
             requeued: VecDeque::new(),
             timers: Vec::new(),
             events: Vec::new(),
+            notes: Vec::new(),
         }
     }
 
@@ -100,7 +115,7 @@ pub(crate) fn map(
             dead(device, bio)
         }
         Mapped::Submitted => Next::Kept,
-        Mapped::Requeue(bio) => Next::Requeue(bio),
+        Mapped::Requeue(bio) | Mapped::DelayRequeue(bio) => Next::Requeue(bio),
         Mapped::Kill(bio) => dead(device, bio),
     }
 }
@@ -179,6 +194,19 @@ pub(crate) fn timer(
 ) {
     if device.table.generation == table_generation {
         call(device, parts, index, |target, cx| target.on_timer(token, cx));
+    }
+}
+
+/// Delivers a note to the instance of its table, live or staged; dropped if there is none.
+pub(crate) fn note(device: &mut DeviceLane, parts: &mut TargetParts, note: &TargetNote) {
+    let noflush_suspending = device.gate.noflush;
+    let mut tables = core::iter::once(&mut device.table).chain(&mut device.staged);
+    let Some(table) = tables.find(|table| table.generation == note.table_generation) else {
+        return;
+    };
+    if let Some(target) = table.targets.get_mut(note.target as usize) {
+        let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
+        target.instance.on_note(note.from, note.words, &mut cx);
     }
 }
 

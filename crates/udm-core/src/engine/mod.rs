@@ -27,6 +27,7 @@ pub use barrier::BarrierMessage;
 pub use commands::{AnswerBody, COORDINATOR_LANE, LaneAnswer, LaneCommand, LaneStep};
 pub use device::DeviceView;
 pub(crate) use device::Devices;
+pub use doorway::TargetNote;
 
 use crate::bio::BioBox;
 use crate::lifecycle::{Coordinator, ReplySink, Request};
@@ -73,6 +74,8 @@ pub enum LaneMessage {
     Event(DeviceId),
     /// Between lanes: barriers.
     Barrier(BarrierMessage),
+    /// Between the instances of a target.
+    Note(TargetNote),
     /// For an actor.
     ToActor(ActorId, Box<dyn Any + Send>),
     /// Runs on the lane: to install actors, and for tests.
@@ -87,6 +90,7 @@ impl fmt::Debug for LaneMessage {
             LaneMessage::Request(request, _) => write!(f, "Request({request:?})"),
             LaneMessage::Event(device) => write!(f, "Event({device:?})"),
             LaneMessage::Barrier(message) => write!(f, "Barrier({message:?})"),
+            LaneMessage::Note(note) => write!(f, "Note({note:?})"),
             LaneMessage::ToActor(actor, _) => write!(f, "ToActor({actor:?})"),
             LaneMessage::Run(_) => f.write_str("Run"),
         }
@@ -164,7 +168,7 @@ impl Engine {
             lowers: Lowers::default(),
             actors: Actors::default(),
             parents: Parents::default(),
-            parts: TargetParts::new(lane),
+            parts: TargetParts::new(lane, lanes),
             lower_timers: Vec::new(),
             barrier_homes: BarrierHomes::new(),
             last_ticket: 0,
@@ -306,6 +310,11 @@ impl Engine {
         match message {
             LaneMessage::Command(command) => self.on_command(command),
             LaneMessage::Barrier(message) => self.on_barrier_message(message),
+            LaneMessage::Note(note) => {
+                if let Some(device) = self.devices.get_mut(note.device) {
+                    doorway::note(device, &mut self.parts, &note);
+                }
+            }
             LaneMessage::ToActor(actor, message) => self.on_actor_message(actor, message),
             LaneMessage::Run(run) => run(self),
             LaneMessage::Answer(answer) => {
@@ -421,6 +430,16 @@ impl Engine {
         }
         for (deadline, lower, token) in self.lower_timers.drain(..) {
             self.shared.timers.set(deadline, TimerFor::Lower { lower, token });
+        }
+        for (lane, place, words) in self.parts.notes.drain(..) {
+            let note = TargetNote {
+                from: self.shared.lane,
+                device: place.device,
+                table_generation: place.table_generation,
+                target: place.target,
+                words,
+            };
+            self.shared.send(lane, LaneMessage::Note(note));
         }
         while let Some(device) = self.parts.events.pop() {
             self.shared.send(COORDINATOR_LANE, LaneMessage::Event(device));

@@ -33,8 +33,8 @@ pub(super) enum After {
     Staged(Loaded, ReplySink),
     /// A message has been delivered everywhere.
     Message(ReplySink),
-    /// Counters of the targets, for `status`.
-    Status(Arc<Table>, ReplySink),
+    /// Counters of the targets, for `status` and the `table` of targets that show state in it.
+    Lines(Arc<Table>, StatusKind, ReplySink),
     /// Counters of the device.
     Gauges(ReplySink),
 }
@@ -259,7 +259,7 @@ impl Coordinator {
                 Some(error) => Err(error),
                 None => Ok(Reply::Text(first_text(bodies))),
             }),
-            After::Status(table, sink) => self.status_lines(id, &table, &bodies, sink),
+            After::Lines(table, kind, sink) => self.live_lines(id, &table, kind, &bodies, sink),
             After::Gauges(sink) => {
                 let mut gauges = Gauges::default();
                 for (_, body) in &bodies {
@@ -521,15 +521,22 @@ impl Coordinator {
         };
         let Some(device) = self.device(id) else { return sink(Ok(Reply::Done(None))) };
         let slot = if inactive { &device.inactive } else { &device.live };
-        let Some(table) = slot.as_ref().map(|loaded| Arc::clone(&loaded.table)) else {
+        let Some((table, generation)) =
+            slot.as_ref().map(|loaded| (Arc::clone(&loaded.table), loaded.generation))
+        else {
             let device = Box::new(device.status(self.now));
             return sink(Ok(Reply::Lines { device, lines: Vec::new() }));
         };
         match (kind, inactive) {
             (StatusKind::Info, false) => {
-                self.round(id, LaneStep::Counters, After::Status(table, sink));
+                let step = LaneStep::Counters { generation };
+                self.round(id, step, After::Lines(table, kind, sink));
             }
-            (StatusKind::Info, true) => self.status_lines(id, &table, &[], sink),
+            (StatusKind::Table, false) if table.shows_state() => {
+                let step = LaneStep::Counters { generation };
+                self.round(id, step, After::Lines(table, kind, sink));
+            }
+            (StatusKind::Info, true) => self.live_lines(id, &table, kind, &[], sink),
             (StatusKind::Table, _) => {
                 let device = Box::new(device.status(self.now));
                 let lines = lines_of(&table, |index| table.targets[index].config.table_args());
@@ -538,11 +545,12 @@ impl Coordinator {
         }
     }
 
-    /// `status` with the counters of all lanes summed.
-    fn status_lines(
+    /// `status`, or a `table` that shows state, with the counters of all lanes summed.
+    fn live_lines(
         &self,
         id: DeviceId,
         table: &Table,
+        kind: StatusKind,
         bodies: &[(LaneId, AnswerBody)],
         sink: ReplySink,
     ) {
@@ -557,7 +565,13 @@ impl Coordinator {
             }
         }
         let Some(device) = self.device(id) else { return sink(Ok(Reply::Done(None))) };
-        let lines = lines_of(table, |index| table.targets[index].config.status_args(&sums[index]));
+        let lines = lines_of(table, |index| {
+            let config = &table.targets[index].config;
+            match kind {
+                StatusKind::Info => config.status_args(&sums[index]),
+                StatusKind::Table => config.live_table_args(&sums[index]),
+            }
+        });
         sink(Ok(Reply::Lines { device: Box::new(device.status(self.now)), lines }));
     }
 

@@ -179,6 +179,11 @@ impl Table {
         first.features().immutable.then_some(first.name())
     }
 
+    /// True if `table` needs the targets' counters for the live table.
+    pub fn shows_state(&self) -> bool {
+        self.targets.iter().any(|target| target.traits.live_table)
+    }
+
     /// True if a wildcard target stands in the table.
     pub fn has_wildcard(&self) -> bool {
         self.targets.iter().any(|target| target.target_type.features().wildcard)

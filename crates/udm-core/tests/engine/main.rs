@@ -10,6 +10,7 @@ mod contract;
 mod flushes;
 mod held_io;
 mod lanes;
+mod notes;
 mod queued_changes;
 mod removal;
 mod resizes;

@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use udm_core::table::{Args, BuildCx};
-use udm_core::target::{DeviceUse, TargetConfig, TargetTraits};
+use udm_core::target::{DeviceUse, MapMode, TargetConfig, TargetTraits};
 use udm_core::{Target, UserError};
 use udm_types::{LaneId, QueueLimits, Sector, UNLIMITED};
 
@@ -41,6 +41,7 @@ impl TargetConfig for ErrorConfig {
             discard_bios: 1,
             write_zeroes_bios: 0,
             discards_itself: true,
+            mode: MapMode::Either,
             ..TargetTraits::default()
         }
     }
