@@ -5,17 +5,21 @@
 //! else is disconnected. What a real server costs above this is what it does for its users, and
 //! what it wastes.
 //!
-//! There are two. The one answers all reads from one block, which stays in the processor's cache,
-//! and throws writes away: the cost of the protocol and the socket alone. The other has memory of
-//! the device's size and reads and writes it in place: what a bare loop costs that really stores.
+//! There are three. The first answers all reads from one block, which stays in the processor's
+//! cache, and throws writes away: the cost of the protocol and the socket alone. The second has
+//! memory of the device's size and reads and writes it in place: what a bare loop costs that
+//! really stores. The third makes one `pread` or `pwrite` for each request, right in the loop, and
+//! so may block there, which no server should: what the same loop costs over the page cache.
 //!
 //! It runs as a process of its own (`cargo xtask bench floor`), so that its CPU time can be read
 //! like that of every other server.
 
 use super::wire::{self, Op, REPLY_BYTES, REQUEST_BYTES, Request};
 use rustix::event::{PollFd, PollFlags, poll};
+use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// The longest request.
@@ -31,17 +35,53 @@ pub(crate) enum Store {
     Block,
     /// Memory of the device's size.
     Memory,
+    /// A file of the device's size.
+    File(File),
 }
 
-impl Store {
-    fn bytes(&self, size_bytes: u64) -> io::Result<Vec<u8>> {
-        let len = match self {
+/// A store at work.
+struct Bytes {
+    /// Only for a file.
+    file: Option<File>,
+    /// Where answers are sent from: the store itself, or what a batch has read from the file.
+    memory: Vec<u8>,
+    size: usize,
+}
+
+impl Bytes {
+    fn new(store: Store, size_bytes: u64) -> io::Result<Bytes> {
+        let size = match store {
             Store::Block => LEN_BYTES_MAX,
-            Store::Memory => {
+            Store::Memory | Store::File(_) => {
                 usize::try_from(size_bytes).map_err(|_| wire::broken("a huge device"))?
             }
         };
-        Ok(vec![0x5a; len])
+        Ok(match store {
+            Store::Block | Store::Memory => Bytes { file: None, memory: vec![0x5a; size], size },
+            Store::File(file) => Bytes { file: Some(file), memory: Vec::new(), size },
+        })
+    }
+
+    /// Where a range can be sent from; `used` bytes of this batch are there already.
+    fn read(&mut self, range: Range<usize>, used: &mut usize) -> io::Result<Range<usize>> {
+        let Some(file) = &self.file else { return Ok(range) };
+        let place = *used..*used + range.len();
+        if self.memory.len() < place.end {
+            self.memory.resize(place.end, 0);
+        }
+        file.read_exact_at(&mut self.memory[place.clone()], range.start as u64)?;
+        *used = place.end;
+        Ok(place)
+    }
+
+    fn write(&mut self, range: Range<usize>, bytes: &[u8]) -> io::Result<()> {
+        match &self.file {
+            Some(file) => file.write_all_at(bytes, range.start as u64),
+            None => {
+                self.memory[range].copy_from_slice(bytes);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -56,8 +96,8 @@ struct Connection {
 }
 
 /// Serves until the process is killed or the listener breaks.
-pub(crate) fn serve(listener: &UnixListener, size_bytes: u64, store: &Store) -> io::Result<()> {
-    let mut bytes = store.bytes(size_bytes)?;
+pub(crate) fn serve(listener: &UnixListener, size_bytes: u64, store: Store) -> io::Result<()> {
+    let mut bytes = Bytes::new(store, size_bytes)?;
     let mut connections: Vec<Connection> = Vec::new();
     loop {
         let ready = wait(listener, &connections)?;
@@ -92,24 +132,24 @@ fn wait(listener: &UnixListener, connections: &[Connection]) -> io::Result<Vec<b
 
 impl Connection {
     /// Reads once, answers all that is complete; whether the connection goes on.
-    fn turn(&mut self, store: &mut [u8]) -> io::Result<bool> {
+    fn turn(&mut self, store: &mut Bytes) -> io::Result<bool> {
         let got = self.stream.read(&mut self.input[self.filled..])?;
         if got == 0 {
             return Ok(false);
         }
         self.filled += got;
-        let mut at = 0;
+        let (mut at, mut used) = (0, 0);
         let mut goes_on = true;
         while let Some(head) = self.input[at..self.filled].first_chunk::<REQUEST_BYTES>() {
             let request = Request::decode(head)?;
-            let range = place(&request, store.len())?;
+            let range = place(&request, store.size)?;
             let data = at + REQUEST_BYTES;
             let (whole, answer) = match request.op {
-                Op::Read => (REQUEST_BYTES, range),
+                Op::Read => (REQUEST_BYTES, store.read(range, &mut used)?),
                 Op::Write if self.filled - data < range.len() => break,
                 Op::Write => {
                     let len = range.len();
-                    store[range].copy_from_slice(&self.input[data..data + len]);
+                    store.write(range, &self.input[data..data + len])?;
                     (REQUEST_BYTES + len, 0..0)
                 }
                 Op::Disconnect => {
@@ -122,7 +162,7 @@ impl Connection {
         }
         self.input.copy_within(at..self.filled, 0);
         self.filled -= at;
-        self.answer(store)?;
+        self.answer(&store.memory)?;
         Ok(goes_on)
     }
 

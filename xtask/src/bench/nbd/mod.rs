@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Measure only servers whose name contains this; may be repeated.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// Measure only cases whose name contains this ("read 4x", "write 1x32"); may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    case: Vec<String>,
     /// Write the tables to this Markdown file.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -65,13 +68,23 @@ pub(crate) struct FloorArgs {
     /// Store what is written.
     #[arg(long)]
     memory: bool,
+    /// Read and write this file.
+    #[arg(long, conflicts_with = "memory")]
+    file: Option<PathBuf>,
 }
 
 /// Serves as the floor until it is killed.
 pub(crate) fn run_floor(args: &FloorArgs) -> Result<(), Failed> {
     let listener = UnixListener::bind(&args.socket).map_err(Failed::to("listen"))?;
-    let store = if args.memory { Store::Memory } else { Store::Block };
-    floor::serve(&listener, args.size_bytes, &store).map_err(Failed::to("serve"))
+    let store = match &args.file {
+        Some(path) => {
+            let file = fs::File::options().read(true).write(true).open(path);
+            Store::File(file.map_err(Failed::to("open the file"))?)
+        }
+        None if args.memory => Store::Memory,
+        None => Store::Block,
+    };
+    floor::serve(&listener, args.size_bytes, store).map_err(Failed::to("serve"))
 }
 
 /// Measures everything and prints it.
@@ -109,7 +122,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 }
 
 fn wanted(name: &str, args: &Args) -> bool {
-    args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()))
+    is_named(name, &args.only)
+}
+
+fn is_named(name: &str, parts: &[String]) -> bool {
+    parts.is_empty() || parts.iter().any(|part| name.contains(part.as_str()))
 }
 
 fn patterns() -> Vec<(String, Pattern)> {
@@ -135,7 +152,8 @@ fn measure_all(place: &Place<'_>, args: &Args) -> Result<String, Failed> {
             running.push(server);
         }
     }
-    let patterns = patterns();
+    let mut patterns = patterns();
+    patterns.retain(|(name, _)| is_named(name, &args.case));
     let mut cells = vec![vec![Cell::default(); patterns.len()]; running.len()];
     let mut peaks = vec![(0, 0); running.len()];
     for round in 1..=args.rounds {
@@ -187,8 +205,9 @@ fn introduction(args: &Args) -> String {
          interleaved rounds of {} ms.\nCPU is that of all threads of the server's process, in user \
          and kernel. \"read 4x32\" is reads on\n4 connections with 32 requests outstanding on \
          each. A floor is a bare single-threaded loop\n(`xtask/src/bench/nbd/\
-         floor.rs`); \"floor, one block\" answers every read from one cached block and\nthrows writes \
-         away, \"floor, memory\" really stores. Files are in the page cache.\n\n\
+         floor.rs`): \"floor, one block\" answers every read from one cached block and\nthrows writes \
+         away, \"floor, memory\" really stores, \"floor, file\" makes a pread or a pwrite for\neach \
+         request, right in its loop. Files are in the page cache.\n\n\
          Machine: {cores} cores ({}), Linux {}.\n",
         args.size_mib,
         args.rounds,

@@ -99,6 +99,9 @@ pub(crate) fn all(place: &Place<'_>) -> Result<Vec<Spec>, Failed> {
     add("nbdkit memory", Backing::Memory, Role::Peer, "", &|socket, _| {
         format!("nbdkit -f -U {socket} memory {size}")
     });
+    add("floor, file", Backing::File, Role::Floor, "", &|socket, file| {
+        format!("{this} bench floor {socket} {size} --file {file}")
+    });
     add("udm, file", Backing::File, Role::Udm, "d", &|_, file| file.to_owned());
     add("nbdkit file", Backing::File, Role::Peer, "", &|socket, file| {
         format!("nbdkit -f -U {socket} file {file}")

@@ -12,7 +12,7 @@ fn floor_server(name: &str, size_bytes: u64) -> PathBuf {
     let socket = std::env::temp_dir().join(format!("udm-{name}-{}.sock", std::process::id()));
     let _absent = std::fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).expect("the socket is free");
-    std::thread::spawn(move || floor::serve(&listener, size_bytes, &Store::Memory));
+    std::thread::spawn(move || floor::serve(&listener, size_bytes, Store::Memory));
     socket
 }
 
