@@ -28,6 +28,6 @@ pub use async_io::{AsyncIo, IoFuture};
 pub use bio::{Bio, BioBox, Dest, MAX_STACK_DEPTH};
 pub use engine::{Engine, EngineConfig, LaneMessage};
 pub use error::{ErrorCode, ErrorKind, UserError};
-pub use lower::{LowerBench, LowerCx, LowerDevice, LowerLane, LowerRef};
+pub use lower::{LinkState, LowerBench, LowerCx, LowerDevice, LowerLane, LowerRef};
 pub use table::{DeviceRef, DeviceResolver, Registry, Table, TableLine};
 pub use target::{Ended, MapMode, Mapped, Target, TargetConfig, TargetCx, TargetType};

@@ -32,6 +32,37 @@ pub trait LowerDevice: Send + Sync {
     fn limits(&self) -> QueueLimits;
     /// Opens the part of one lane. Runs on that lane, must not block for long.
     fn open_lane(&self, cx: &mut LowerCx<'_>) -> Result<Box<dyn LowerLane>, Errno>;
+
+    /// How its connections stand, for path checkers and status; `None` for a device that is not
+    /// reached over a connection. Cheap, and callable from any thread.
+    fn link(&self) -> Option<LinkState> {
+        None
+    }
+}
+
+/// How a device that is reached over connections stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// Lanes that have the device open.
+    pub lanes_open: u32,
+    /// Lanes among them that can do I/O now.
+    pub lanes_connected: u32,
+    /// Connections that broke or could not be made, ever.
+    pub failures: u64,
+    /// Why the newest of these failed; kept after a later success.
+    pub last_error: Option<String>,
+    /// When the next attempt of a lane without connection is due, on the lanes' clock.
+    pub next_try_at: Option<Nanos>,
+    /// The other side came back as something else (smaller, other blocks, read-only): no I/O until
+    /// it is again what was opened, or a table is loaded anew. `last_error` says what differs.
+    pub is_misfit: bool,
+}
+
+impl LinkState {
+    /// True if every lane that has the device open can do I/O.
+    pub fn is_up(&self) -> bool {
+        self.lanes_connected == self.lanes_open && !self.is_misfit
+    }
 }
 
 /// A lower device as one lane sees it.
@@ -49,10 +80,23 @@ pub trait LowerLane {
         let _ = (token, cx);
     }
 
+    /// The turn ends and [`LowerCx::want_turn_end`] was called in it: the moment to send what was
+    /// gathered, in one operation.
+    fn on_turn_end(&mut self, cx: &mut LowerCx<'_>) {
+        let _ = cx;
+    }
+
     /// Completes with `Timeout` every bio that `select` picks, although its operation hangs, and
     /// fences the device until those operations have ended.
     fn abort(&mut self, select: &mut dyn FnMut(&Bio) -> bool, cx: &mut LowerCx<'_>) {
         let _ = (select, cx);
+    }
+
+    /// No table names the device on this lane any more. Operations that wait for somebody else (a
+    /// receive) have to be ended, since the part is closed only after its last operation. If a
+    /// table comes before that, bios arrive again without a notice.
+    fn let_go(&mut self, cx: &mut LowerCx<'_>) {
+        let _ = cx;
     }
 
     /// Nobody uses this lane's part any more; give back handles. Called with no bio inside.
@@ -81,6 +125,7 @@ pub struct LowerCx<'a> {
     pub(crate) driver: &'a mut dyn Driver,
     pub(crate) done: &'a mut VecDeque<BioBox>,
     pub(crate) timers: &'a mut Vec<(Nanos, LowerId, u64)>,
+    pub(crate) turn_enders: &'a mut Vec<LowerId>,
     pub(crate) ops_in_flight: &'a mut u32,
     pub(crate) id: LowerId,
     /// The lane.
@@ -115,6 +160,13 @@ impl LowerCx<'_> {
         self.timers.push((deadline, self.id, token));
     }
 
+    /// Asks for [`LowerLane::on_turn_end`] in this turn. Once a turn is enough: every call of this
+    /// is one call of that.
+    #[inline]
+    pub fn want_turn_end(&mut self) {
+        self.turn_enders.push(self.id);
+    }
+
     /// The driver, to register and close handles.
     pub fn driver(&mut self) -> &mut dyn Driver {
         self.driver
@@ -131,6 +183,8 @@ pub struct LowerBench {
     pub done: VecDeque<BioBox>,
     /// Timers asked for: when, for whom, with which token.
     pub timers: Vec<(Nanos, LowerId, u64)>,
+    /// Who asked for the end of the turn; a test that calls `on_turn_end` empties it.
+    pub turn_enders: Vec<LowerId>,
     /// Operations started. A test that passes completions on takes them off again.
     pub ops_in_flight: u32,
     lost: LostBios,
@@ -148,6 +202,7 @@ impl LowerBench {
             driver,
             done: &mut self.done,
             timers: &mut self.timers,
+            turn_enders: &mut self.turn_enders,
             ops_in_flight: &mut self.ops_in_flight,
             id: LowerId(0),
             lane,

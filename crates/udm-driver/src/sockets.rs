@@ -1,7 +1,8 @@
-//! Listening sockets and the options of connections.
+//! Listening sockets, outgoing connections, and the options of connections.
 //!
-//! Fronts and the control side listen with these. The descriptors are closed on exec; whether
-//! calls on them block is set by the driver that registers them, as that driver needs.
+//! Fronts and the control side listen with these, lower devices connect. The descriptors are closed
+//! on exec; whether calls on them block is set by the driver that registers them, as that driver
+//! needs.
 //!
 //! A unix socket is a file, and two things about it are easy to get wrong:
 //!
@@ -23,7 +24,7 @@ use rustix::net::{
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use udm_lane::Errno;
+use udm_lane::{Errno, PeerAddress};
 
 /// Mode of a unix socket unless the user wants another: its owner only.
 pub const SOCKET_MODE_DEFAULT: u32 = 0o600;
@@ -116,6 +117,35 @@ fn listen_tcp_os(address: SocketAddr) -> Result<(OwnedFd, SocketAddr), OsErrno> 
     listen(&socket, LISTEN_BACKLOG)?;
     let bound = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((socket, bound))
+}
+
+/// Makes a stream socket and begins to connect it, without waiting: the connection may stand only
+/// later, and sends and receives tell how it went. The socket is non-blocking and tuned.
+///
+/// # Errors
+/// The kernel's, if it refuses at once.
+pub fn begin_connect(peer: &PeerAddress) -> Result<OwnedFd, Errno> {
+    begin_connect_os(peer).map_err(errno)
+}
+
+fn begin_connect_os(peer: &PeerAddress) -> Result<OwnedFd, OsErrno> {
+    let family = match peer {
+        PeerAddress::Unix(_) => AddressFamily::UNIX,
+        PeerAddress::Tcp(SocketAddr::V4(_)) => AddressFamily::INET,
+        PeerAddress::Tcp(SocketAddr::V6(_)) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    tune_connection(&socket);
+    let begun = match peer {
+        PeerAddress::Unix(path) => connect(&socket, &SocketAddrUnix::new(path.as_slice())?),
+        PeerAddress::Tcp(address) => connect(&socket, address),
+    };
+    match begun {
+        // A signal does not stop a connect that has begun.
+        Ok(()) | Err(OsErrno::INPROGRESS | OsErrno::INTR) => Ok(socket),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sets what a connection should have: no delay on TCP, larger buffers on unix sockets. Wishes,

@@ -15,11 +15,15 @@
 use crate::{Payload, Segment};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::SocketAddr;
 use udm_types::Nanos;
 
 /// A file, device or socket registered with a driver. Meaningful on that lane only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Handle(pub u32);
+
+/// "Network is unreachable", as Linux numbers it.
+const ENETUNREACH: Errno = Errno(101);
 
 /// What the operating system calls a descriptor, handed to [`Driver::register`].
 ///
@@ -27,6 +31,15 @@ pub struct Handle(pub u32);
 /// simulator reads it as the number of a simulated disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawHandle(pub i32);
+
+/// Whom to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAddress {
+    /// A unix socket, by the bytes of its path.
+    Unix(Vec<u8>),
+    /// A TCP port.
+    Tcp(SocketAddr),
+}
 
 /// Chosen by the submitter, given back with the completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,6 +147,18 @@ pub trait Driver {
 
     /// Takes over a descriptor.
     fn register(&mut self, raw: RawHandle) -> Result<Handle, Errno>;
+
+    /// Makes a stream socket and begins to connect it; never blocks. The handle can be used at
+    /// once: sends and receives wait until the connection stands, and if it cannot be made, they
+    /// end with the reason (a connect itself has no completion).
+    ///
+    /// # Errors
+    /// The kernel's, for what it knows at once: nobody listens at a unix socket (`ECONNREFUSED`,
+    /// `ENOENT`), its queue is full (`EAGAIN`). `ENETUNREACH` from a driver without network.
+    fn connect(&mut self, peer: &PeerAddress) -> Result<Handle, Errno> {
+        let _ = peer;
+        Err(ENETUNREACH)
+    }
 
     /// Closes a registered descriptor. Operations in flight on it still complete.
     fn close(&mut self, handle: Handle);

@@ -22,7 +22,8 @@ mod timers;
 
 pub use buffer::{BUF_ALIGN_BYTES, Buf};
 pub use driver::{
-    Completion, Driver, DriverOp, Errno, FallocateKind, Handle, OpResult, OpToken, RawHandle, Wake,
+    Completion, Driver, DriverOp, Errno, FallocateKind, Handle, OpResult, OpToken, PeerAddress,
+    RawHandle, Wake,
 };
 pub use executor::{Executor, TaskId};
 pub use mailbox::{Mailbox, MailboxFull, MailboxReceiver, mailbox};

@@ -65,6 +65,7 @@ impl Engine {
             driver: &mut *self.shared.driver,
             done: &mut self.parts.done,
             timers: &mut self.lower_timers,
+            turn_enders: &mut self.lower_turn_enders,
             ops_in_flight: &mut slot.ops_in_flight,
             id,
             lane: self.shared.lane,
@@ -86,6 +87,7 @@ impl Engine {
             driver: &mut *self.shared.driver,
             done: &mut self.parts.done,
             timers: &mut self.lower_timers,
+            turn_enders: &mut self.lower_turn_enders,
             ops_in_flight: &mut slot.ops_in_flight,
             id,
             lane: self.shared.lane,
@@ -119,6 +121,7 @@ impl Engine {
             driver: &mut *self.shared.driver,
             done: &mut self.parts.done,
             timers: &mut self.lower_timers,
+            turn_enders: &mut self.lower_turn_enders,
             ops_in_flight: &mut ops_in_flight,
             id: device.id,
             lane: self.shared.lane,
@@ -145,6 +148,9 @@ impl Engine {
         if let Some(slot) = self.lowers.slots.get_mut(id.index()).and_then(Option::as_mut) {
             slot.tables -= 1;
         }
+        if self.lowers.get(id).is_some_and(|slot| slot.tables == 0) {
+            self.with_lower(id, |lane, cx| lane.let_go(cx));
+        }
         self.reap_lower(id);
     }
 
@@ -167,6 +173,25 @@ impl Engine {
         self.reap_lower(id);
     }
 
+    /// Calls the lower devices that asked for the end of the turn. They come last, so that what
+    /// actors and targets did at the end of theirs goes out with the rest.
+    pub(super) fn end_lower_turns(&mut self) {
+        let count = self.lower_turn_enders.len();
+        if count == 0 {
+            return;
+        }
+        for index in 0..count {
+            let id = self.lower_turn_enders[index];
+            if self.lowers.get(id).is_some() {
+                self.with_lower(id, |lane, cx| lane.on_turn_end(cx));
+            }
+        }
+        // Whoever asked again meanwhile means the next turn.
+        self.lower_turn_enders.drain(..count);
+        // Their timers must be known before the lane goes to sleep.
+        self.take_wishes();
+    }
+
     /// Fails everything of `select`'s choice that hangs in any lower device.
     pub(super) fn abort_lowers(&mut self, device: udm_types::DeviceId) {
         for index in 0..self.lowers.slots.len() {
@@ -177,6 +202,7 @@ impl Engine {
                 driver: &mut *self.shared.driver,
                 done: &mut self.parts.done,
                 timers: &mut self.lower_timers,
+                turn_enders: &mut self.lower_turn_enders,
                 ops_in_flight: &mut slot.ops_in_flight,
                 id,
                 lane: self.shared.lane,

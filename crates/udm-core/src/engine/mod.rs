@@ -118,6 +118,7 @@ pub struct Engine {
     parents: Parents,
     parts: TargetParts,
     lower_timers: Vec<(Nanos, LowerId, u64)>,
+    lower_turn_enders: Vec<LowerId>,
     barrier_homes: BarrierHomes,
     last_ticket: u64,
     coordinator: Option<Box<Coordinator>>,
@@ -170,6 +171,7 @@ impl Engine {
             parents: Parents::default(),
             parts: TargetParts::new(lane, lanes),
             lower_timers: Vec::new(),
+            lower_turn_enders: Vec::new(),
             barrier_homes: BarrierHomes::new(),
             last_ticket: 0,
             coordinator: (lane == COORDINATOR_LANE).then(|| Box::new(Coordinator::new(lanes))),
@@ -191,8 +193,9 @@ impl Engine {
         did |= self.fire_timers();
         did |= self.run_tasks();
         did |= self.run_bios();
-        did |= !self.shared.turn_enders.is_empty();
+        did |= !self.shared.turn_enders.is_empty() || !self.lower_turn_enders.is_empty();
         self.end_turn();
+        self.end_lower_turns();
         self.reap_actors();
         self.run_coordinator();
         self.collect_lost();
@@ -204,6 +207,7 @@ impl Engine {
         !self.shared.incoming.is_empty()
             || !self.shared.loopback.is_empty()
             || !self.shared.turn_enders.is_empty()
+            || !self.lower_turn_enders.is_empty()
             || !self.parts.is_empty()
             || !self.shared.lost.is_empty()
             || self.shared.has_unsent()

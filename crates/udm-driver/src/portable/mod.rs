@@ -21,15 +21,18 @@ use crate::clock;
 use crate::error::DriverError;
 use crate::handles::{FileClass, HandleTable, raw_of, set_nonblocking, shutdown_both, take_over};
 use crate::shape::{OpKind, Shape, split};
+use crate::sockets::begin_connect;
 use crate::vectors::Vectors;
 use crate::wake::EventWake;
 use poll::{DOORBELL, Poller};
 use pool::{Done, Job, Pool};
 use std::collections::VecDeque;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use stream::{PortableFile, StreamOp};
-use udm_lane::{Completion, Driver, DriverOp, Errno, Handle, OpToken, Payload, RawHandle, Wake};
+use udm_lane::{
+    Completion, Driver, DriverOp, Errno, Handle, OpToken, Payload, PeerAddress, RawHandle, Wake,
+};
 use udm_types::Nanos;
 
 /// How long a dropped driver waits for file operations. Long enough for any healthy disk; a
@@ -141,6 +144,11 @@ impl Driver for PortableDriver {
             return Err(errno);
         }
         Ok(handle)
+    }
+
+    fn connect(&mut self, peer: &PeerAddress) -> Result<Handle, Errno> {
+        let socket = begin_connect(peer)?;
+        self.register(RawHandle(socket.into_raw_fd()))
     }
 
     fn close(&mut self, handle: Handle) {

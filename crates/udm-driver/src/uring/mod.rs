@@ -29,15 +29,17 @@ use crate::handles::{
     take_over,
 };
 use crate::shape::{OpKind, Shape, split};
+use crate::sockets::begin_connect;
 use crate::wake::EventWake;
 use entry::Target;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slots::{Slots, USER_CANCEL, USER_WAKE};
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use udm_lane::{
-    Completion, Driver, DriverOp, Errno, Handle, OpResult, OpToken, Payload, RawHandle, Wake,
+    Completion, Driver, DriverOp, Errno, Handle, OpResult, OpToken, Payload, PeerAddress,
+    RawHandle, Wake,
 };
 use udm_types::Nanos;
 use writer::Writer;
@@ -291,6 +293,11 @@ impl Driver for UringDriver {
             file.target = Target { number, fixed: true };
         }
         Ok(handle)
+    }
+
+    fn connect(&mut self, peer: &PeerAddress) -> Result<Handle, Errno> {
+        let socket = begin_connect(peer)?;
+        self.register(RawHandle(socket.into_raw_fd()))
     }
 
     fn close(&mut self, handle: Handle) {

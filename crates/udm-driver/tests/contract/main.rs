@@ -79,7 +79,9 @@ on_every_driver! {
         a_cancelled_receive_ends_once_and_eats_nothing,
         a_cancel_of_something_unknown_changes_nothing,
         close_ends_a_pending_receive,
-        a_non_blocking_socket_waits_like_any_other;
+        a_non_blocking_socket_waits_like_any_other,
+        a_connection_can_be_used_before_it_stands,
+        a_connection_nobody_takes_says_so;
     waking:
         a_wake_from_another_thread_ends_a_blocked_wait,
         a_wake_before_the_wait_is_not_lost,

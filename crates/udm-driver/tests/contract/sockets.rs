@@ -4,7 +4,9 @@ use crate::rig::{Rig, bytes_of, pattern, payload_of, scattered};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use udm_lane::PeerAddress::{self, Tcp};
 use udm_lane::{DriverOp, Errno, Handle, OpToken};
 
 /// Takes the next accepted connection of a token.
@@ -205,3 +207,54 @@ pub(crate) fn a_non_blocking_socket_waits_like_any_other(mut rig: Rig) {
     peer.write_all(b"ready").unwrap();
     assert_eq!(bytes_of(&rig.completion(token)), b"ready");
 }
+
+pub(crate) fn a_connection_can_be_used_before_it_stands(mut rig: Rig) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let (unix, tcp) = (UnixListener::bind(&path), TcpListener::bind(("127.0.0.1", 0)));
+    let (unix, tcp) = (unix.unwrap(), tcp.unwrap());
+    let tcp_address = tcp.local_addr().unwrap();
+    for peer in [PeerAddress::Unix(path.as_os_str().as_bytes().to_vec()), Tcp(tcp_address)] {
+        let handle = rig.driver.connect(&peer).unwrap();
+        let receive = rig.receive(handle, 10);
+        let send = rig.send(handle, b"first");
+        let mut server: Box<dyn ReadWrite> = match peer {
+            PeerAddress::Unix(_) => Box::new(unix.accept().unwrap().0),
+            Tcp(_) => Box::new(tcp.accept().unwrap().0),
+        };
+        assert_eq!(rig.result(send), Ok(5));
+        let mut seen = [0; 5];
+        server.read_exact(&mut seen).unwrap();
+        assert_eq!(&seen, b"first");
+        server.write_all(b"reply").unwrap();
+        assert_eq!(bytes_of(&rig.completion(receive)), b"reply");
+        rig.driver.close(handle);
+        assert_eq!(server.read(&mut seen).unwrap(), 0, "the descriptor is closed");
+    }
+}
+
+pub(crate) fn a_connection_nobody_takes_says_so(mut rig: Rig) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let unix = PeerAddress::Unix(path.as_os_str().as_bytes().to_vec());
+    assert_eq!(rig.driver.connect(&unix), Err(Errno(libc::ENOENT)));
+    drop(UnixListener::bind(&path).unwrap());
+    assert_eq!(rig.driver.connect(&unix), Err(Errno(libc::ECONNREFUSED)));
+    let long = PeerAddress::Unix(vec![b'x'; 109]);
+    assert_eq!(rig.driver.connect(&long), Err(Errno(libc::ENAMETOOLONG)));
+    // A port that was free a moment ago, so nobody listens there.
+    let address = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    match rig.driver.connect(&Tcp(address)) {
+        Err(errno) => assert_eq!(errno, Errno(libc::ECONNREFUSED)),
+        Ok(handle) => {
+            let receive = rig.receive(handle, 10);
+            assert_eq!(rig.result(receive), Err(Errno(libc::ECONNREFUSED)));
+            rig.driver.close(handle);
+        }
+    }
+}
+
+/// Either kind of stream.
+trait ReadWrite: Read + Write {}
+
+impl<T: Read + Write> ReadWrite for T {}
