@@ -236,10 +236,18 @@ impl Bio {
         self.depth += 1;
     }
 
-    /// Leaves the newest layer without restoring anything; see [`Bio::restore`].
+    /// The layer that `depth` others are above.
     #[inline]
-    pub(crate) fn leave_frame(&mut self) {
-        self.depth -= 1;
+    pub(crate) fn frame_at(&self, depth: usize) -> &Frame {
+        &self.frames[depth]
+    }
+
+    /// Leaves the newest layer, which `depth` others are above, without restoring anything; see
+    /// [`Bio::restore`].
+    #[inline]
+    pub(crate) fn leave_frame(&mut self, depth: usize) {
+        debug_assert_eq!(self.depth(), depth + 1, "a bio leaves the layer it is in");
+        self.depth = depth as u8;
     }
 
     /// Makes sector and destination those of a layer again.

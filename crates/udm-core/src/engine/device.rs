@@ -411,7 +411,9 @@ impl Stats {
         let op = &mut self.by_op[bio.op.index()];
         op.ios += 1;
         op.sectors += bio.len_sectors;
-        self.errors += u64::from(!bio.status.is_ok());
+        if !bio.status.is_ok() {
+            self.errors += 1;
+        }
         self.busy.0 += busy.0;
     }
 }

@@ -25,8 +25,9 @@ impl Engine {
     /// Sends a bio to its destination: through as many devices as remap it, down to where it is
     /// kept or ends.
     pub(crate) fn enter(&mut self, mut bio: BioBox) {
+        let mut dest = bio.dest;
         loop {
-            let id = match bio.dest {
+            let id = match dest {
                 Dest::Lower(lower) => return self.submit_lower(lower, bio),
                 Dest::Device(id) => id,
             };
@@ -38,7 +39,7 @@ impl Engine {
             };
             let seq = device.gate.take_seq();
             match doorway::map(device, &mut self.parts, target, seq, bio) {
-                Next::Onward(next) => bio = next,
+                Next::Onward(next, to) => (bio, dest) = (next, to),
                 other => return self.settle(other),
             }
         }
@@ -50,14 +51,14 @@ impl Engine {
             return self.give_up(bio, Status::Offline);
         };
         match doorway::map(device, &mut self.parts, target, seq, bio) {
-            Next::Onward(bio) => self.enter(bio),
+            Next::Onward(bio, _) => self.enter(bio),
             other => self.settle(other),
         }
     }
 
     fn settle(&mut self, next: Next) {
         match next {
-            Next::Onward(bio) => self.parts.dispatched.push_back(bio),
+            Next::Onward(bio, _) => self.parts.dispatched.push_back(bio),
             Next::Kept => {}
             Next::Requeue(bio) => self.requeue(bio),
             Next::Dead(bio) => {
@@ -247,14 +248,16 @@ impl Engine {
         let busy = now.since(bio.issued_at);
         let layers = bio.depth();
         for depth in (0..layers).rev() {
-            let id = bio.frame().device;
+            // By number, not as "the newest": so nothing waits for the depth stored a layer ago.
+            let frame = bio.frame_at(depth);
+            let (id, wants_end_io) = (frame.device, frame.wants_end_io());
             let Some(device) = self.devices.get_mut(id) else {
                 // A device is destroyed only when nothing is in flight.
                 debug_assert!(false, "a bio outlived its device");
-                bio.leave_frame();
+                bio.leave_frame(depth);
                 continue;
             };
-            if bio.frame().wants_end_io() {
+            if wants_end_io {
                 bio.restore(depth);
                 match doorway::end_io(device, &mut self.parts, bio) {
                     Ended::Done(done) => bio = done,
@@ -262,7 +265,7 @@ impl Engine {
                     Ended::Requeue(back) | Ended::DelayRequeue(back) => return self.requeue(back),
                 }
             }
-            bio.leave_frame();
+            bio.leave_frame(depth);
             device.stats.count(&bio, busy);
             device.gate.in_flight -= 1;
             if device.gate.in_flight == 0 && !device.gate.is_open() {

@@ -46,8 +46,9 @@ pub struct TargetNote {
 /// What became of a bio that was mapped.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Send it on.
-    Onward(BioBox),
+    /// Send it on. The destination beside it is the bio's own: carried in a register, it spares the
+    /// next layer a wait for what this one has just stored.
+    Onward(BioBox, Dest),
     /// The target has it.
     Kept,
     /// Push it back.
@@ -95,21 +96,28 @@ pub(crate) fn map(
         return refuse(device, bio);
     }
     debug_assert!(target.ops.has(bio.op), "dispatch asks the target's traits first");
-    bio.push_frame(id, index as u32, target.wants_end_io, seq);
     device.gate.in_flight += 1;
-    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending: device.gate.noflush };
     if let Some((dest, distance)) = target.shift
         && bio.op.has_data()
     {
         let sector = bio.sector.wrapping_add(distance);
+        // A target with a shift never wants `end_io`.
+        bio.push_frame(id, index as u32, false, seq);
         if cfg!(debug_assertions) {
+            let noflush_suspending = device.gate.noflush;
+            let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
             bio = same_by_map(&mut *target.instance, bio, &mut cx, (dest, sector));
         }
         bio.remap(dest, sector);
-        return Next::Onward(bio);
+        return Next::Onward(bio, dest);
     }
+    bio.push_frame(id, index as u32, target.wants_end_io, seq);
+    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending: device.gate.noflush };
     match target.instance.map(bio, &mut cx) {
-        Mapped::Remapped(bio) if bio.dest != Dest::Device(id) => Next::Onward(bio),
+        Mapped::Remapped(bio) if bio.dest != Dest::Device(id) => {
+            let dest = bio.dest;
+            Next::Onward(bio, dest)
+        }
         Mapped::Remapped(bio) => {
             device.stats.contract_breaches += 1;
             dead(device, bio)

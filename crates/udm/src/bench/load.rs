@@ -67,6 +67,7 @@ impl Load {
         }
     }
 
+    #[inline]
     fn submit(&mut self, tag: u64, mut bio: BioBox, cx: &mut ActorCx<'_>) {
         let (sector, len_sectors) = match self.order.op {
             Op::Flush => (0, 0),
@@ -77,14 +78,27 @@ impl Load {
         bio.ask(self.order.op, BioFlags::empty(), sector, len_sectors);
         self.countdown -= 1;
         if self.countdown == 0 {
-            self.countdown = SAMPLE_EVERY;
-            if self.timed.is_none() {
-                self.timed = Some((tag, monotonic_ns()));
-            }
+            self.sample(tag);
         }
         cx.submit_to(self.order.dest, tag, bio);
     }
 
+    /// Times the bio `tag`, unless one is being timed. Apart, as it is rare.
+    #[cold]
+    fn sample(&mut self, tag: u64) {
+        self.countdown = SAMPLE_EVERY;
+        if self.timed.is_none() {
+            self.timed = Some((tag, monotonic_ns()));
+        }
+    }
+
+    #[cold]
+    fn sampled(&mut self, at: u64) {
+        self.result.latencies_ns.push(monotonic_ns() - at);
+        self.timed = None;
+    }
+
+    #[cold]
     fn finish(&mut self) {
         self.result.cpu_ns = cpu_time_ns() - self.started_cpu_ns;
         self.result.wall_ns = monotonic_ns() - self.started_ns;
@@ -116,8 +130,7 @@ impl Actor for Load {
         if let Some((timed, at)) = self.timed
             && timed == tag
         {
-            self.result.latencies_ns.push(monotonic_ns() - at);
-            self.timed = None;
+            self.sampled(at);
         }
         if cx.now().0 < self.end_ns {
             return self.submit(tag, bio, cx);
