@@ -101,13 +101,23 @@ pub(crate) fn take_over(raw: RawHandle) -> Result<(OwnedFd, FileClass), Errno> {
     Ok((fd, class))
 }
 
-/// True for a regular file whose writes go to the page cache (opened without `O_DIRECT`). False
-/// if the kernel does not say.
-pub(crate) fn is_cached_file(fd: &OwnedFd) -> bool {
+/// Which file this is, of all there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileKey {
+    /// The device it is on.
+    pub(crate) device: u64,
+    /// Its number there.
+    pub(crate) inode: u64,
+}
+
+/// The regular file whose writes through this descriptor go to the page cache (opened without
+/// `O_DIRECT`). `None` for everything else, and if the kernel does not say.
+pub(crate) fn cached_file(fd: &OwnedFd) -> Option<FileKey> {
     use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
-    let regular =
-        fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    regular && fcntl_getfl(fd).is_ok_and(|flags| !flags.contains(OFlags::DIRECT))
+    let stat = fstat(fd).ok()?;
+    let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let direct = fcntl_getfl(fd).ok()?.contains(OFlags::DIRECT);
+    (regular && !direct).then_some(FileKey { device: stat.st_dev, inode: stat.st_ino })
 }
 
 /// Makes calls on the descriptor block, or not block.

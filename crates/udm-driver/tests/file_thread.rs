@@ -1,5 +1,6 @@
 //! The thread that writes into the page cache for a ring: when it starts, how often it is woken,
-//! that it sleeps while there is nothing to do, and that it ends with its driver.
+//! that it sleeps while there is nothing to do, that lanes which write to the same file share it,
+//! and that it ends with its drivers.
 //!
 //! One test only: it tells threads by their name, so no other driver may live in this program.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
@@ -72,7 +73,7 @@ fn write(driver: &mut dyn Driver, handle: Handle, count: u64) {
 }
 
 #[test]
-fn the_writing_thread_starts_late_sleeps_while_idle_and_ends_with_its_driver() {
+fn the_writing_thread_starts_late_sleeps_while_idle_and_ends_with_its_drivers() {
     let (mut driver, _) = match open_driver(DriverChoice::Uring) {
         Ok(opened) => opened,
         Err(error) if matches!(error.errno, Errno(libc::EPERM | libc::ENOSYS)) => {
@@ -102,7 +103,7 @@ fn the_writing_thread_starts_late_sleeps_while_idle_and_ends_with_its_driver() {
     for _ in 0..100 {
         write(&mut *driver, handle, DEPTH);
     }
-    assert_eq!(writers(), std::slice::from_ref(task), "one thread is enough for a lane");
+    assert_eq!(writers(), std::slice::from_ref(task), "one thread is enough for a file");
     // One sleep a round is right, for both. Who is woken for every write would have 6400.
     for (who, before) in [task, lane].into_iter().zip(before) {
         let sleeps = switches(who).0 - before;
@@ -119,6 +120,13 @@ fn the_writing_thread_starts_late_sleeps_while_idle_and_ends_with_its_driver() {
     assert!(completions.is_empty());
     assert_eq!(switches(task), before, "an idle thread was woken");
 
+    let (mut other, _) = open_driver(DriverChoice::Uring).unwrap();
+    let again = OpenOptions::new().write(true).open(&path).unwrap();
+    let again = register(&mut *other, again);
+    write(&mut *other, again, DEPTH);
+    assert_eq!(writers(), std::slice::from_ref(task), "one thread is enough for a file");
     drop(driver);
+    write(&mut *other, again, DEPTH);
+    drop(other);
     until("the thread has ended", || writers().is_empty());
 }

@@ -20,12 +20,13 @@ mod entry;
 mod setup;
 mod slots;
 mod teardown;
+mod write_thread;
 mod writer;
 
 use crate::clock;
 use crate::error::DriverError;
 use crate::handles::{
-    FileClass, HandleTable, index_of, is_cached_file, raw_of, set_nonblocking, shutdown_both,
+    FileClass, HandleTable, cached_file, index_of, raw_of, set_nonblocking, shutdown_both,
     take_over,
 };
 use crate::shape::{OpKind, Shape, split};
@@ -42,7 +43,7 @@ use udm_lane::{
     RawHandle, Wake,
 };
 use udm_types::Nanos;
-use writer::Writer;
+use writer::{CachedFile, Writer};
 
 pub(crate) use setup::{Abilities, Age};
 
@@ -65,13 +66,12 @@ pub(crate) struct UringDriver {
 }
 
 /// A descriptor of the ring.
-#[derive(Debug)]
 struct RingFile {
     fd: OwnedFd,
     target: Target,
     class: FileClass,
-    /// Writes go to the page cache, so to the writer.
-    cached: bool,
+    /// Set if writes go to the page cache, so to a thread.
+    cached: Option<CachedFile>,
     /// Operations between `submit` and their last completion.
     in_flight: u32,
     /// Closed by the lane; goes when `in_flight` reaches zero.
@@ -282,7 +282,8 @@ impl Driver for UringDriver {
         }
         let number = raw_of(&fd);
         let target = Target { number, fixed: false };
-        let cached = class == FileClass::Storage && is_cached_file(&fd);
+        let key = if class == FileClass::Storage { cached_file(&fd) } else { None };
+        let cached = key.map(|key| self.writer.assign(key));
         let file = RingFile { fd, target, class, cached, in_flight: 0, closing: false };
         let handle = self.files.insert(file)?;
         let place = index_of(handle);
@@ -335,10 +336,11 @@ impl Driver for UringDriver {
         let target = file.target;
         let (user_data, slot) = self.slots.insert(token, handle, shape.kind(file.class), payload);
         if let Shape::Write { offset_bytes, dsync } = shape
-            && file.cached
-            && self.writer.is_ready()
+            && let Some(cached) = &file.cached
+            && self.writer.is_ready(cached)
         {
-            return self.writer.add(user_data, slot, raw_of(&file.fd), offset_bytes, dsync);
+            let (fd, write) = (raw_of(&file.fd), (user_data, slot));
+            return self.writer.add(cached, fd, write, offset_bytes, dsync);
         }
         let multishot = self.abilities.multishot_accept;
         let entry = entry::entry(shape, target, slot, multishot).user_data(user_data);
