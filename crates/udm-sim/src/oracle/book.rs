@@ -8,7 +8,9 @@
 //! overhangs one of them may fail. Outside such times the answer is certain.
 //!
 //! The tricky case is space that comes back: a shrink and a later grow give fresh sectors, whatever
-//! was there before; bios still under way may land in them all the same.
+//! was there before; bios still under way may land in them all the same. And a read that was split
+//! before the shrink may come back after the grow: what one of its pieces found is right if it was
+//! right then, by the class the sector had then, too.
 
 use super::register::{NEVER, Register, Tick};
 use super::{Oracle, Submission};
@@ -41,6 +43,8 @@ pub(crate) struct SizeSpan {
 pub(crate) struct Volume {
     registers: Vec<Register>,
     classes: Vec<Class>,
+    /// When each sector got its class.
+    classed: Vec<Tick>,
     spots: Vec<Option<(usize, Sector)>>,
     sizes: Vec<SizeSpan>,
     next_seq: BTreeMap<usize, u64>,
@@ -56,6 +60,7 @@ impl Volume {
         Volume {
             registers: classes.iter().map(|_| Register::fresh(now)).collect(),
             spots: vec![None; classes.len()],
+            classed: vec![now; classes.len()],
             classes,
             sizes: vec![SizeSpan { len_sectors, to: NEVER }],
             next_seq: BTreeMap::new(),
@@ -110,9 +115,22 @@ impl Volume {
         open.map(|span| span.len_sectors).min().unwrap_or(0)
     }
 
+    /// True if I/O that began at `since` met the class the sector has now, and no other.
+    pub(crate) fn is_sure_of_class(&self, sector: Sector, since: Tick) -> bool {
+        self.classed.get(sector as usize).is_some_and(|&changed| changed <= since)
+    }
+
+    /// True if a range holds sectors that fail.
     pub(crate) fn touches_error(&self, first: Sector, end: Sector) -> bool {
         (first..end.min(self.classes.len() as Sector))
             .any(|sector| self.classes[sector as usize] == Class::Error)
+    }
+
+    /// True if I/O that began at `since` cannot but have met a sector that fails.
+    pub(crate) fn surely_touches_error(&self, first: Sector, end: Sector, since: Tick) -> bool {
+        (first..end.min(self.classes.len() as Sector)).any(|sector| {
+            self.classes[sector as usize] == Class::Error && self.is_sure_of_class(sector, since)
+        })
     }
 }
 
@@ -151,13 +169,17 @@ impl Oracle {
         if volume.registers.len() < classes.len() {
             volume.registers.resize_with(classes.len(), || Register::fresh(now));
             volume.classes.resize(classes.len(), Class::Data);
+            volume.classed.resize(classes.len(), now);
         }
         let writes = self
             .under_way
             .iter()
             .filter(|(_, record)| record.asked.volume == index && record.asked.op.is_write());
         for (sector, &class) in classes.iter().enumerate().skip(old) {
-            volume.classes[sector] = class;
+            if volume.classes[sector] != class {
+                volume.classes[sector] = class;
+                volume.classed[sector] = now;
+            }
             let register = &mut volume.registers[sector];
             register.renew(now);
             // What was submitted beyond the end and is held may yet find room.

@@ -184,7 +184,7 @@ impl Oracle {
             let text = format!("bio {number} {asked:?} succeeded beyond the end");
             return self.violate(text);
         }
-        if asked.len_sectors > 0 && volume.touches_error(asked.sector, end) {
+        if asked.len_sectors > 0 && volume.surely_touches_error(asked.sector, end, record.start) {
             return self.violate(format!("bio {number} {asked:?} succeeded on an error region"));
         }
         if asked.op == Op::Read {
@@ -221,7 +221,10 @@ impl Oracle {
         let unsupported =
             status == Status::NotSupported && matches!(asked.op, Op::Discard | Op::WriteZeroes);
         let beyond = asked.len_sectors > 0 && volume.may_overhang(end, record.start);
-        let by_design = asked.len_sectors > 0 && volume.touches_error(asked.sector, end);
+        let reclassed =
+            (asked.sector..end).any(|sector| !volume.is_sure_of_class(sector, record.start));
+        let by_design =
+            asked.len_sectors > 0 && (volume.touches_error(asked.sector, end) || reclassed);
         let durable = asked.op == Op::Flush || !asked.flags.is_empty();
         let flush_failed =
             durable && self.excuses.sync_failed_since(record.start.min(record.flushed));
@@ -244,6 +247,11 @@ impl Oracle {
         for (bytes, sector) in found.chunks_exact(SECTOR_LEN).zip(asked.sector..) {
             let contents = decode(bytes);
             let judged = match volume.class(sector) {
+                Class::Zero | Class::Data | Class::Error
+                    if !volume.is_sure_of_class(sector, record.start) =>
+                {
+                    true
+                }
                 Class::Zero => contents == Contents::Whole(0),
                 Class::Error => false,
                 Class::Data => {

@@ -55,9 +55,14 @@ impl Register {
         Register { candidates: vec![Candidate::zeroes(FRESH, now, now)] }
     }
 
-    /// The sector becomes fresh space; writes under way may still land.
+    /// The sector becomes fresh space; writes under way may still land. A read under way may have
+    /// found here what was there before the sector went away, if another of its pieces is late.
     pub(crate) fn renew(&mut self, now: Tick) {
-        self.candidates.retain(|candidate| candidate.end == NEVER);
+        for candidate in &mut self.candidates {
+            if candidate.end != NEVER {
+                candidate.superseded = candidate.superseded.min(now);
+            }
+        }
         self.candidates.push(Candidate::zeroes(FRESH, now, now));
     }
 
@@ -193,6 +198,17 @@ mod tests {
         register.begin(2, false, 4);
         register.end(2, true, 5, NEVER);
         assert!(!seen(&register, 0, 6) && !seen(&register, 1, 6) && seen(&register, 2, 6));
+    }
+
+    #[test]
+    fn a_read_from_before_a_shrink_may_bring_what_was_there_then() {
+        let mut register = Register::fresh(0);
+        register.begin(1, false, 1);
+        register.end(1, true, 2, 0);
+        register.renew(5);
+        assert!(seen(&register, 1, 4), "its piece here was done before the shrink");
+        assert!(!seen(&register, 1, 6), "a read of the new space");
+        assert!(seen(&register, 0, 6));
     }
 
     #[test]
