@@ -153,8 +153,14 @@ impl Oracle {
     pub(crate) fn place_volume(&mut self, index: usize, spots: Vec<Option<(usize, Sector)>>) {
         if let Some(volume) = self.volumes[index].as_mut() {
             volume.spots = spots;
-            // A disk that is new to the volume may still owe somebody the report of a failed sync.
+            // A disk that is new to the volume may still owe somebody the report of a failed sync,
+            // and what is held now may be the one to get it.
             volume.last_good_flush = 0;
+            for record in self.under_way.values_mut() {
+                if record.asked.volume == index {
+                    record.flushed = 0;
+                }
+            }
         }
     }
 
