@@ -162,6 +162,15 @@ impl Control<'_> {
             "Exports" => self.answer(|this, _: api::Exports| {
                 Ok(api::ExportsAnswer { exports: this.ops.exports() })
             }),
+            "Paths" => self.answer(|this, call: api::Paths| {
+                let device = call.device.map(|device| device.key()).transpose()?;
+                Ok(api::PathsAnswer { paths: this.ops.paths(device.as_ref())? })
+            }),
+            "CheckPaths" => self.answer(|this, call: api::CheckPaths| {
+                this.ops.check_paths(&call.device.key()?, call.policy)?;
+                this.ops.settle(None)?;
+                Ok(api::Empty {})
+            }),
             "Shutdown" => self.answer(|this, _: api::Shutdown| {
                 this.ops.shutdown();
                 Ok(api::Empty {})
@@ -394,6 +403,7 @@ fn touched_by(request: &Request) -> Option<DeviceKey> {
         | Request::Status { .. }
         | Request::TableStatus { .. }
         | Request::Deps { .. }
+        | Request::LiveTable { .. }
         | Request::List
         | Request::Wait { .. }
         | Request::Gauges { .. }

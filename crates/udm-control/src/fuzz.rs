@@ -4,7 +4,7 @@
 //! engine and refuses every request. What must hold: no panic, no growth beyond the input, and
 //! every message gets an answer that parses again.
 
-use crate::api::{ExportState, TargetType};
+use crate::api::{ExportState, PathPolicy, PathStatus, TargetType};
 use crate::connection::answer_of;
 use crate::dispatch::{Asker, CallError, call};
 use crate::ops::{ControlOps, ExportOrder};
@@ -56,6 +56,14 @@ impl ControlOps for NoEngine {
 
     fn exports(&self) -> Vec<ExportState> {
         Vec::new()
+    }
+
+    fn paths(&self, _: Option<&DeviceKey>) -> Result<Vec<PathStatus>, UserError> {
+        Ok(Vec::new())
+    }
+
+    fn check_paths(&self, _: &DeviceKey, _: Option<PathPolicy>) -> Result<(), UserError> {
+        Err(refused())
     }
 
     fn shutdown(&self) {}

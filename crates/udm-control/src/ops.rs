@@ -7,7 +7,7 @@
 //! The tricky case is a request whose answer never comes because the engine has ended: the sink is
 //! dropped unanswered then, and the caller gets an error instead of waiting for ever.
 
-use crate::api::{ExportState, TargetType};
+use crate::api::{ExportState, PathPolicy, PathStatus, TargetType};
 use std::sync::mpsc;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
@@ -74,6 +74,18 @@ pub trait ControlOps: Send + Sync {
 
     /// What is served where, ordered by name.
     fn exports(&self) -> Vec<ExportState>;
+
+    /// The paths of one multipath device, or of all.
+    ///
+    /// # Errors
+    /// The device is not there.
+    fn paths(&self, device: Option<&DeviceKey>) -> Result<Vec<PathStatus>, UserError>;
+
+    /// Has the paths of a device checked from now on as `policy` says, or not any more.
+    ///
+    /// # Errors
+    /// The device is not there, or the policy makes no sense.
+    fn check_paths(&self, device: &DeviceKey, policy: Option<PathPolicy>) -> Result<(), UserError>;
 
     /// Begins the end of the daemon; returns at once.
     fn shutdown(&self);

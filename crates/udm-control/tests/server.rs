@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
-use udm_control::api::{self, ExportState, Selector, TargetType};
+use udm_control::api::{self, ExportState, PathPolicy, PathStatus, Selector, TargetType};
 use udm_control::ops::ExportOrder;
 use udm_control::server::CLIENTS_MAX;
 use udm_control::{Client, ControlOps, INTERFACE_TEXT, Server};
@@ -118,6 +118,14 @@ impl ControlOps for Fake {
 
     fn exports(&self) -> Vec<ExportState> {
         Vec::new()
+    }
+
+    fn paths(&self, _: Option<&DeviceKey>) -> Result<Vec<PathStatus>, UserError> {
+        Ok(Vec::new())
+    }
+
+    fn check_paths(&self, _: &DeviceKey, _: Option<PathPolicy>) -> Result<(), UserError> {
+        Ok(())
     }
 
     fn shutdown(&self) {}

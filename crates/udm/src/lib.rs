@@ -11,6 +11,7 @@ pub mod cli;
 pub mod daemon;
 pub mod demo;
 mod open_files;
+pub mod paths;
 pub mod run;
 pub mod runtime;
 mod signals;

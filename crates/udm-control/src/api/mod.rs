@@ -2,7 +2,7 @@
 //!
 //! Both ends use them, so what the client can ask and what the server understands cannot drift
 //! apart; a test compares every field with the published interface file. `types.rs` holds what
-//! answers are made of, `error.rs` the one error.
+//! answers are made of, `paths.rs` those about paths, `error.rs` the one error.
 //!
 //! Parameters that are not known are refused (`deny_unknown_fields`): a misspelt option must not be
 //! silently ignored. Answers are open the other way: a client ignores fields it does not know.
@@ -11,9 +11,11 @@
 //! time".
 
 mod error;
+mod paths;
 mod types;
 
 pub use error::{WireError, from_wire, to_wire};
+pub use paths::{PathPolicy, PathStatus};
 pub use types::{
     Counter, Dependency, Device, ExportState, Gauges, Line, Selector, SuspendState, TargetType,
 };
@@ -231,6 +233,20 @@ methods! {
     } -> Empty;
     /// What is served where.
     Exports {} -> ExportsAnswer;
+    /// The paths of multipath devices.
+    Paths {
+        /// Which device; all if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        device: Option<Selector>,
+    } -> PathsAnswer;
+    /// Has the paths of a device checked from now on, or not any more.
+    CheckPaths {
+        /// Which device.
+        device: Selector,
+        /// How; they are not checked any more if it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        policy: Option<PathPolicy>,
+    } -> Empty;
     /// Ends the daemon.
     Shutdown {} -> Empty;
 }
@@ -302,6 +318,11 @@ answers! {
     ExportAnswer {
         /// The export.
         export: ExportState,
+    }
+    /// Paths.
+    PathsAnswer {
+        /// By device, group, and place in the table.
+        paths: Vec<PathStatus>,
     }
     /// Exports.
     ExportsAnswer {

@@ -1,8 +1,8 @@
 //! The published interface file and the Rust types must say the same.
 
 use super::{
-    Counter, Dependency, Device, ExportState, Gauges, Line, METHODS, Selector, SuspendState,
-    TargetType, field_names,
+    Counter, Dependency, Device, ExportState, Gauges, Line, METHODS, PathPolicy, PathStatus,
+    Selector, SuspendState, TargetType, field_names,
 };
 use crate::INTERFACE_TEXT;
 use serde::Serialize;
@@ -61,6 +61,8 @@ fn types_of_file_and_code_have_the_same_fields() {
         ("Gauges", keys(&Gauges::default())),
         ("TargetType", keys(&TargetType::default())),
         ("ExportState", keys(&ExportState::default())),
+        ("PathPolicy", keys(&full_policy())),
+        ("PathStatus", keys(&PathStatus::default())),
     ];
     assert_eq!(file.len(), code.len());
     for (name, fields) in code {
@@ -75,4 +77,18 @@ fn a_selector_takes_exactly_one_way() {
     assert!(Selector::default().key().is_err());
     assert!(Selector::name("a").key().is_ok());
     assert!(Selector { minor: Some(3), ..Selector::name("a") }.key().is_err());
+}
+
+fn full_policy() -> PathPolicy {
+    let word = || Some(String::new());
+    PathPolicy {
+        check_interval: word(),
+        check_interval_max: word(),
+        check_timeout: word(),
+        failback: word(),
+        marginal_failures: Some(0),
+        marginal_window: word(),
+        marginal_hold: word(),
+        no_path: word(),
+    }
 }

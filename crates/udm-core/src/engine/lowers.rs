@@ -105,6 +105,11 @@ impl Engine {
         self.attach_lower(device)
     }
 
+    /// Takes one [`Engine::open_lower`] back. The caller has no bio in the device any more.
+    pub fn close_lower(&mut self, id: LowerId) {
+        self.detach_lower(id);
+    }
+
     /// A table that uses the device arrives on this lane.
     pub(super) fn attach_lower(&mut self, device: &LowerRef) -> Result<(), UserError> {
         let index = device.id.index();

@@ -104,6 +104,7 @@ impl Coordinator {
             Request::Status { device } => sink(self.find(&device).map(|id| self.done(id))),
             Request::Deps { device, inactive } => sink(self.deps(&device, inactive)),
             Request::Lookup { device } => sink(self.lookup(&device)),
+            Request::LiveTable { device } => sink(self.live_table(&device)),
             Request::Open { device } => sink(self.open(&device)),
             Request::Load { device, table } => self.load(&device, table, sink),
             Request::TableStatus { device, inactive, kind } => {
@@ -450,6 +451,13 @@ impl Coordinator {
         let slot = if inactive { &device.inactive } else { &device.live };
         let deps = slot.as_ref().map_or_else(Vec::new, |loaded| loaded.table.deps());
         Ok(Reply::Deps { device: Box::new(device.status(self.now)), deps })
+    }
+
+    fn live_table(&self, key: &DeviceKey) -> Result<Reply, UserError> {
+        let id = self.find(key)?;
+        let Some(device) = self.device(id) else { return Ok(Reply::Done(None)) };
+        let table = device.live.as_ref().map(|loaded| Arc::clone(&loaded.table));
+        Ok(Reply::Table { device: Box::new(device.status(self.now)), table })
     }
 
     fn lookup(&self, key: &DeviceKey) -> Result<Reply, UserError> {

@@ -154,6 +154,11 @@ pub enum Request {
         /// Of the inactive table instead of the live one.
         inactive: bool,
     },
+    /// The live table itself, for who needs the devices below and not their names.
+    LiveTable {
+        /// Which.
+        device: DeviceKey,
+    },
     /// All devices, ordered by name.
     List,
     /// Waits until the event number differs from `event_nr`.
@@ -219,6 +224,13 @@ pub enum Reply {
         device: Box<DeviceStatus>,
         /// Newest first.
         deps: Vec<(Option<(u32, u32)>, String)>,
+    },
+    /// The live table; it and what is below stay open for as long as it is held.
+    Table {
+        /// The device.
+        device: Box<DeviceStatus>,
+        /// `None` without one.
+        table: Option<Arc<Table>>,
     },
     /// All devices.
     List(Vec<DeviceStatus>),

@@ -11,11 +11,13 @@
 //! `-j -m` on most verbs, and then the positional name falls away ([`DeviceArgs`]).
 
 mod dm;
+mod paths;
 
 pub use dm::{
     CreateArgs, DepsArgs, InfoArgs, LoadArgs, LsArgs, MessageArgs, OnTimeoutArg, RemoveAllArgs,
     RemoveArgs, RenameArgs, SuspendArgs, TableArgs, WaitArgs, WipeArgs,
 };
+pub use paths::PathsArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -151,6 +153,8 @@ pub enum Command {
     },
     /// What is served where.
     Exports,
+    /// The paths of multipath devices, and whether they are checked.
+    Paths(PathsArgs),
     /// Serve what a file declares, in the foreground.
     Up(UpArgs),
     /// Make a device for as long as a command runs.

@@ -1,9 +1,9 @@
 //! The command line: parse, run one verb, print, exit.
 //!
-//! `args.rs` is the grammar; `create.rs`, `change.rs`, `query.rs` and `exports.rs` are the verbs
-//! that ask a daemon; `papers.rs` those that need none; `daemon`, `up` and `run` live beside this
-//! folder, since they run an engine. A verb fills an [`Output`]; a failure carries its own words
-//! (`failure.rs`).
+//! `args.rs` is the grammar; `create.rs`, `change.rs`, `query.rs`, `exports.rs` and `paths.rs`
+//! are the verbs that ask a daemon; `papers.rs` those that need none; `daemon`, `up` and `run` live
+//! beside this folder, since they run an engine. A verb fills an [`Output`]; a failure carries its
+//! own words (`failure.rs`).
 //!
 //! Exit codes: 0, 1 for a failure as dmsetup, 2 for wrong usage.
 
@@ -15,6 +15,7 @@ mod exports;
 mod failure;
 mod output;
 mod papers;
+mod paths;
 mod query;
 mod table_text;
 
@@ -88,6 +89,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(args) => exports::export(daemon, args, output)?,
         Command::Unexport { name } => exports::unexport(daemon, name, output)?,
         Command::Exports => exports::exports(daemon, output)?,
+        Command::Paths(args) => paths::paths(daemon, args, output)?,
         Command::Up(args) => {
             return crate::up::run(args, &socket, cli.socket.is_some(), cli.json);
         }

@@ -15,9 +15,11 @@
 use super::exports::{Exports, Patience};
 use super::lines::line_text;
 use super::state::{SavedDevice, SavedExport, SavedTable, State, StateDir};
-use crate::runtime::Runtime;
+use crate::paths::PathWatch;
+use crate::runtime::{Runtime, status_of};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use udm_control::api::PathPolicy;
 use udm_control::ops::ExportOrder;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{
@@ -52,6 +54,13 @@ struct Book {
     /// Exports that could not be started.
     unrestored_exports: Vec<SavedExport>,
     written: Vec<u8>,
+}
+
+/// What is kept besides devices.
+#[derive(Clone, Copy)]
+pub(crate) struct Served<'a> {
+    pub(crate) exports: &'a Exports,
+    pub(crate) watch: &'a PathWatch,
 }
 
 /// The journal.
@@ -90,7 +99,7 @@ impl Journal {
     pub(crate) fn settle(
         &self,
         runtime: &Runtime,
-        exports: &Exports,
+        served: Served<'_>,
         touched: Option<&DeviceKey>,
     ) -> Result<(), UserError> {
         let mut book = self.lock();
@@ -102,14 +111,16 @@ impl Journal {
             }
         };
         book.entries.retain(|id, _| devices.iter().any(|device| device.id == *id));
+        let mut policies = served.watch.policies();
         for device in &devices {
             let entry = book.entries.entry(device.id).or_default();
             entry.note(device);
+            entry.saved.paths = policies.remove(&device.id);
             if !entry.noted || touched.is_some_and(|key| is_key_of(key, device)) {
                 entry.note_tables(runtime, device)?;
             }
         }
-        self.write(&mut book, exports)
+        self.write(&mut book, served.exports)
     }
 
     fn write(&self, book: &mut Book, exports: &Exports) -> Result<(), UserError> {
@@ -150,7 +161,7 @@ impl Journal {
     pub(crate) fn restore(
         &self,
         runtime: &Runtime,
-        exports: &Exports,
+        served: Served<'_>,
         load: &dyn Fn(&DeviceKey, &str, bool) -> Result<(), UserError>,
         warn: &mut dyn FnMut(&str),
     ) -> Result<(), UserError> {
@@ -164,6 +175,13 @@ impl Journal {
                 self.keep(runtime, device)?;
             }
         }
+        for device in &state.devices {
+            if let Some(words) = &device.paths
+                && let Err(error) = watch(runtime, served.watch, device, words)
+            {
+                warn(&format!("paths of '{}' are not checked: {error}", device.name));
+            }
+        }
         for export in &state.exports {
             let order = ExportOrder {
                 device: DeviceKey::Name(export.device.clone()),
@@ -171,7 +189,7 @@ impl Journal {
                 name: Some(export.name.clone()),
                 read_only: export.read_only,
             };
-            if let Err(error) = exports.add(&order, Patience::OldDaemon) {
+            if let Err(error) = served.exports.add(&order, Patience::OldDaemon) {
                 warn(&format!("export '{}' is not served: {error}", export.name));
                 self.lock().unrestored_exports.push(export.clone());
             }
@@ -267,6 +285,17 @@ fn create(runtime: &Runtime, device: &SavedDevice) -> Result<(), UserError> {
         .request(request)
         .map(drop)
         .map_err(|error| damaged(format!("device '{}' cannot be made again: {error}", device.name)))
+}
+
+fn watch(
+    runtime: &Runtime,
+    watch: &PathWatch,
+    device: &SavedDevice,
+    words: &PathPolicy,
+) -> Result<(), UserError> {
+    let device = DeviceKey::Minor(device.minor);
+    let found = status_of(runtime.request(Request::Status { device })?)?;
+    watch.watch(found.id, words.clone())
 }
 
 fn bring_up(

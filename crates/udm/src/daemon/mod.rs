@@ -4,8 +4,8 @@
 //! is ready, to people and to a service manager. From then on this thread sleeps until the end.
 //!
 //! End (SIGTERM, SIGINT, or `Shutdown`): the control socket answers what is under way and closes,
-//! exports answer what is under way and close, the lanes stop. What is in the state directory stays
-//! as it was, since nothing was taken down on purpose.
+//! exports answer what is under way and close, path checks end, the lanes stop. What is in the
+//! state directory stays as it was, since nothing was taken down on purpose.
 //!
 //! `up` and `run` use the same parts ([`Service`]), without a state directory.
 
@@ -82,6 +82,7 @@ impl Service {
         if let Some(server) = self.server.take() {
             server.stop();
             self.ops.end_exports();
+            self.ops.end_paths();
         }
     }
 }

@@ -5,14 +5,15 @@
 //! it, so that a bad one changes nothing.
 
 use super::exports::{Exports, Patience};
-use super::journal::Journal;
+use super::journal::{Journal, Served};
 use super::state::StateDir;
+use crate::paths::{self, PathWatch};
 use crate::runtime::{Runtime, status_of};
 use crate::signals::Ending;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use udm_control::ControlOps;
-use udm_control::api::{ExportState, TargetType};
+use udm_control::api::{ExportState, PathPolicy, PathStatus, TargetType};
 use udm_control::ops::ExportOrder;
 use udm_core::error::UserError;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
@@ -22,6 +23,7 @@ use udm_core::table::{TableLine, parse_table};
 pub struct DaemonOps {
     runtime: Arc<Runtime>,
     exports: Exports,
+    watch: PathWatch,
     journal: Option<Journal>,
     ending: Sender<Ending>,
 }
@@ -40,13 +42,15 @@ impl DaemonOps {
     ) -> Result<DaemonOps, UserError> {
         let exports = Exports::new(Arc::clone(&runtime));
         let journal = state.map(Journal::new);
-        let ops = DaemonOps { runtime, exports, journal, ending };
+        let watch = PathWatch::new(Arc::clone(&runtime));
+        let ops = DaemonOps { runtime, exports, watch, journal, ending };
         if let Some(journal) = &ops.journal {
             let load = |key: &DeviceKey, text: &str, read_only: bool| {
                 ops.load(key, text, read_only).map(drop)
             };
-            journal.restore(&ops.runtime, &ops.exports, &load, warn)?;
-            journal.settle(&ops.runtime, &ops.exports, None)?;
+            let served = Served { exports: &ops.exports, watch: &ops.watch };
+            journal.restore(&ops.runtime, served, &load, warn)?;
+            journal.settle(&ops.runtime, served, None)?;
         }
         Ok(ops)
     }
@@ -54,6 +58,11 @@ impl DaemonOps {
     /// The engine.
     pub fn runtime(&self) -> &Arc<Runtime> {
         &self.runtime
+    }
+
+    /// Ends the watch over paths. The state keeps it.
+    pub fn end_paths(&self) {
+        self.watch.stop();
     }
 
     /// Ends all exports; what is under way is answered first. The state keeps them.
@@ -86,8 +95,12 @@ impl ControlOps for DaemonOps {
     }
 
     fn settle(&self, touched: Option<&DeviceKey>) -> Result<(), UserError> {
+        if !self.watch.is_idle() {
+            self.watch.settle(&paths::devices(&self.runtime)?);
+        }
+        let served = Served { exports: &self.exports, watch: &self.watch };
         match &self.journal {
-            Some(journal) => journal.settle(&self.runtime, &self.exports, touched),
+            Some(journal) => journal.settle(&self.runtime, served, touched),
             None => Ok(()),
         }
     }
@@ -133,6 +146,22 @@ impl ControlOps for DaemonOps {
 
     fn exports(&self) -> Vec<ExportState> {
         self.exports.list()
+    }
+
+    fn paths(&self, device: Option<&DeviceKey>) -> Result<Vec<PathStatus>, UserError> {
+        paths::paths(&self.runtime, &self.watch, device)
+    }
+
+    fn check_paths(&self, device: &DeviceKey, policy: Option<PathPolicy>) -> Result<(), UserError> {
+        let request = Request::Status { device: device.clone() };
+        let found = status_of(self.runtime.request(request)?)?;
+        match policy {
+            Some(policy) => self.watch.watch(found.id, policy),
+            None => {
+                self.watch.unwatch(found.id);
+                Ok(())
+            }
+        }
     }
 
     fn shutdown(&self) {

@@ -17,6 +17,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use udm_control::api::PathPolicy;
 use udm_control::errno;
 use udm_core::error::{ErrorCode, UserError};
 use udm_types::{DmName, DmUuid};
@@ -71,6 +72,9 @@ pub struct SavedDevice {
     pub live: Option<SavedTable>,
     /// The inactive table.
     pub inactive: Option<SavedTable>,
+    /// Its paths are checked in this way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<PathPolicy>,
 }
 
 /// A table.
@@ -223,6 +227,7 @@ fn check(state: &State) -> Result<(), String> {
 mod tests {
     use super::{FILE_NAME, SavedDevice, SavedExport, SavedTable, State, StateDir};
     use std::fs;
+    use udm_control::api::PathPolicy;
     use udm_core::error::ErrorCode;
 
     fn sample() -> State {
@@ -234,6 +239,7 @@ mod tests {
             suspended: true,
             live: Some(table),
             inactive: None,
+            paths: Some(PathPolicy { failback: Some("manual".into()), ..PathPolicy::default() }),
         };
         let export = SavedExport {
             name: "a".into(),

@@ -9,6 +9,9 @@
 //! name = "disk"
 //! table = "0 524288 linear disk.img 0"
 //!
+//! [device.multipath]   # only for a multipath table: its paths are checked (docs/multipath.md)
+//! check_interval = "5s"
+//!
 //! [[export]]
 //! device = "disk"
 //! nbd = "unix:disk.sock"
@@ -18,9 +21,11 @@
 //! `readonly` must not be silently ignored. Everything is checked here before anything is made.
 
 use crate::daemon::Address;
+use crate::paths::config::read;
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
+use udm_control::api::PathPolicy;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::table::{parse_size_sectors, parse_table};
 use udm_types::{DmName, DmUuid, Sector};
@@ -49,6 +54,8 @@ pub struct DeviceDecl {
     pub readonly: bool,
     /// Where its table is declared.
     pub line: u32,
+    /// How its paths are checked, if they are.
+    pub multipath: Option<PathPolicy>,
 }
 
 /// An export.
@@ -103,6 +110,20 @@ struct RawDevice {
     table: Spanned<RawTable>,
     #[serde(default)]
     readonly: bool,
+    multipath: Option<Spanned<RawMultipath>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMultipath {
+    check_interval: Option<Spanned<String>>,
+    check_interval_max: Option<Spanned<String>>,
+    check_timeout: Option<Spanned<String>>,
+    failback: Option<Spanned<String>>,
+    marginal_failures: Option<Spanned<u32>>,
+    marginal_window: Option<Spanned<String>>,
+    marginal_hold: Option<Spanned<String>>,
+    no_path: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -201,16 +222,59 @@ impl Places<'_> {
             RawTable::Text(text) => text.clone(),
             RawTable::Lines(lines) => lines.join("\n"),
         };
-        parse_table(&table).map_err(|error| {
+        let lines = parse_table(&table).map_err(|error| {
             self.bad(&device.table.span(), format!("table of '{name}': {error}"))
         })?;
+        if let Some(multipath) = &device.multipath
+            && lines.iter().all(|line| line.target != "multipath")
+        {
+            let what = format!("multipath: the table of '{name}' has no multipath target");
+            return Err(self.bad(&multipath.span(), what));
+        }
+        let multipath = device.multipath.as_ref().map(|raw| self.multipath(raw)).transpose()?;
         Ok(DeviceDecl {
             name: name.clone(),
             uuid: device.uuid.as_ref().map(|uuid| uuid.get_ref().clone()),
             table,
             readonly: device.readonly,
             line: self.line(&device.table.span()),
+            multipath,
         })
+    }
+
+    fn multipath(&self, section: &Spanned<RawMultipath>) -> Result<PathPolicy, UserError> {
+        let raw = section.get_ref();
+        let word =
+            |word: &Option<Spanned<String>>| word.as_ref().map(|word| word.get_ref().clone());
+        let policy = PathPolicy {
+            check_interval: word(&raw.check_interval),
+            check_interval_max: word(&raw.check_interval_max),
+            check_timeout: word(&raw.check_timeout),
+            failback: word(&raw.failback),
+            marginal_failures: raw.marginal_failures.as_ref().map(|number| *number.get_ref()),
+            marginal_window: word(&raw.marginal_window),
+            marginal_hold: word(&raw.marginal_hold),
+            no_path: word(&raw.no_path),
+        };
+        let span = |key: &str| {
+            let words = [
+                ("check_interval", &raw.check_interval),
+                ("check_interval_max", &raw.check_interval_max),
+                ("check_timeout", &raw.check_timeout),
+                ("failback", &raw.failback),
+                ("marginal_window", &raw.marginal_window),
+                ("marginal_hold", &raw.marginal_hold),
+                ("no_path", &raw.no_path),
+            ];
+            let word = words.iter().find(|(known, _)| *known == key);
+            let span = word.and_then(|(_, word)| word.as_ref().map(Spanned::span));
+            let number = raw.marginal_failures.as_ref().map(Spanned::span);
+            span.or(number).unwrap_or_else(|| section.span())
+        };
+        match read(&policy) {
+            Ok(_) => Ok(policy),
+            Err((key, what)) => Err(self.bad(&span(key), format!("{key}: {what}"))),
+        }
     }
 
     fn export(&self, export: &RawExport, config: &Config) -> Result<ExportDecl, UserError> {
@@ -282,5 +346,31 @@ mod tests {
         let twice = format!("{GOOD}[[export]]\ndevice = \"d\"\nnbd = \"unix:e.sock\"\n");
         assert_eq!(Config::parse(&twice).expect_err("same name").line(), Some(14));
         assert!(Config::parse("").expect_err("empty").message().contains("no [[device]]"));
+    }
+    const PATHS: &str = "[[device]]\nname = \"d\"\ntable = \"0 8 multipath 0 0 0 0\"\n\n\
+        [device.multipath]\ncheck_interval = \"1s\"\nfailback = \"10s\"\n\
+        marginal_failures = 3\nmarginal_hold = \"1m\"\nno_path = \"60s\"\n";
+
+    #[test]
+    fn a_multipath_section_is_taken_and_its_mistakes_have_lines() {
+        let config = Config::parse(PATHS).expect("good");
+        let policy = config.devices[0].multipath.clone().expect("declared");
+        assert_eq!(policy.failback.as_deref(), Some("10s"));
+        assert_eq!(policy.marginal_failures, Some(3));
+        let check = |from: &str, to: &str, line: u32, words: &str| {
+            let text = PATHS.replace(from, to);
+            assert_ne!(text, PATHS, "{from}");
+            let error = Config::parse(&text).expect_err(to);
+            assert_eq!(error.line(), Some(line), "{to}: {error}");
+            assert!(error.message().contains(words), "{to}: {error}");
+        };
+        check("\"1s\"", "\"0\"", 6, "check_interval: ");
+        check("\"10s\"", "\"soon\"", 7, "failback: expected immediate");
+        check("= 3", "= 100000", 8, "marginal_failures: ");
+        check("= 3", "= \"3\"", 8, "invalid type");
+        check("\"1m\"", "\"1 m\"", 9, "marginal_hold: ");
+        check("\"60s\"", "\"never\"", 10, "no_path: expected table");
+        check("no_path", "no_paths", 10, "unknown field `no_paths`");
+        check("multipath 0 0 0 0", "zero", 5, "no multipath target");
     }
 }

@@ -57,6 +57,10 @@ pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(),
                 runtime.create(&device.name, uuid, &table, device.readonly)
             })
             .map_err(|error| named(error.at_line(device.line)))?;
+        if let Some(policy) = &device.multipath {
+            let key = DeviceKey::Name(device.name.clone());
+            service.ops().check_paths(&key, Some(policy.clone())).map_err(named)?;
+        }
     }
     let mut exports = Vec::new();
     for export in &config.exports {
@@ -196,6 +200,9 @@ fn announce(service: &Service, config: &Config, exports: &[ExportState], json: b
     text += &format!("  export UDM_SOCKET='{}'\n", socket.display());
     if let Some(device) = config.devices.first() {
         text += &format!("  udm table {0}\n  udm info {0}\n", device.name);
+    }
+    if let Some(device) = config.devices.iter().find(|device| device.multipath.is_some()) {
+        text += &format!("  udm paths {}\n", device.name);
     }
     text += "\nCtrl-C ends it; backing files stay.";
     say(&text);
