@@ -199,11 +199,41 @@ fn announce(service: &Service, config: &Config, exports: &[ExportState], json: b
     }
     text += &format!("  export UDM_SOCKET='{}'\n", socket.display());
     if let Some(device) = config.devices.first() {
-        text += &format!("  udm table {0}\n  udm info {0}\n", device.name);
+        let udm = typed_name(std::env::current_exe().ok());
+        text += &format!("  {udm} table {0}\n  {udm} info {0}\n", device.name);
     }
     if let Some(device) = config.devices.iter().find(|device| device.multipath.is_some()) {
         text += &format!("  udm paths {}\n", device.name);
     }
     text += "\nCtrl-C ends it; backing files stay.";
     say(&text);
+}
+
+/// How to type this program's name: `udm` if the shell would find this very file, else its path.
+fn typed_name(exe: Option<PathBuf>) -> String {
+    let Some(exe) = exe else { return "udm".to_owned() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let first = std::env::split_paths(&path).map(|folder| folder.join("udm")).find(|p| p.is_file());
+    if first.and_then(|found| found.canonicalize().ok()) == exe.canonicalize().ok() {
+        return "udm".to_owned();
+    }
+    // A newcomer has just built it and stands in the repository.
+    let here = std::env::current_dir().ok();
+    let short =
+        here.and_then(|here| exe.strip_prefix(here).map(|rest| Path::new(".").join(rest)).ok());
+    short.unwrap_or(exe).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::typed_name;
+
+    #[test]
+    fn the_name_to_type_leads_to_this_program() {
+        let exe = std::env::current_exe().expect("known");
+        let typed = typed_name(Some(exe.clone()));
+        let found = std::path::Path::new(&typed).canonicalize().expect("it is there");
+        assert_eq!(found, exe.canonicalize().expect("it is there"));
+        assert_eq!(typed_name(None), "udm");
+    }
 }
