@@ -197,6 +197,17 @@ pub trait TargetConfig: Send + Sync {
         let _ = counters;
         String::new()
     }
+    /// True if a message asks only for what the counters of all lanes say. It is then answered by
+    /// [`TargetConfig::report`] and reaches no instance.
+    fn is_report(&self, words: &[String]) -> bool {
+        let _ = words;
+        false
+    }
+    /// Answers a message of that kind; `counters` are summed over the lanes.
+    fn report(&self, words: &[String], counters: &[u64]) -> Result<String, UserError> {
+        let _ = counters;
+        Err(UserError::unknown_message(words))
+    }
     /// Makes the instance of one lane.
     fn instantiate(&self, lane: LaneId) -> Box<dyn Target>;
 }

@@ -18,18 +18,20 @@ mod error;
 mod flakey;
 mod leg;
 mod linear;
+mod multipath;
 mod striped;
 mod zero;
 
 use udm_core::{Registry, TargetType};
 
 /// Every target type, in the order `targets` lists them.
-pub fn all() -> [&'static dyn TargetType; 6] {
+pub fn all() -> [&'static dyn TargetType; 7] {
     [
         &delay::DelayType,
         &error::ErrorType,
         &flakey::FlakeyType,
         &linear::LinearType,
+        &multipath::MultipathType,
         &striped::StripedType,
         &zero::ZeroType,
     ]

@@ -17,6 +17,7 @@ conformance!(zero, ZeroCase);
 conformance!(error, ErrorCase);
 conformance!(delay, DelayCase);
 conformance!(flakey, FlakeyCase);
+conformance!(multipath, MultipathCase);
 
 const fn good(len_sectors: Sector, args: &'static str, printed: &'static str) -> Good {
     Good { len_sectors, args, printed }
@@ -318,5 +319,116 @@ impl Case for FlakeyCase {
 
     fn place(offset: Sector) -> (&'static str, Sector) {
         ("d0", 16 + offset)
+    }
+}
+
+/// Two paths to one device, in bio mode. What becomes of paths is tested in `multipath/`.
+struct MultipathCase;
+
+impl Case for MultipathCase {
+    const TARGET: &'static str = "multipath";
+    const VERSION: [u32; 3] = [1, 15, 0];
+    const DEVICES: &'static [(&'static str, Sector)] = &[("d0", 256)];
+    const LEN_SECTORS: Sector = 256;
+    const ARGS: &'static str = "2 queue_mode bio 0 1 1 queue-length 0 2 0 d0 d0";
+    const STATUS: &'static str = "2 1 0 0 1 1 E 0 2 1 d0 A 0 0 d0 A 0 0 ";
+    const KIND: Kind = Kind::Stores;
+    const FLUSHED: &'static [&'static str] = &["d0"];
+    const DISCARD: Ranged = Ranged::Passes;
+    const WRITE_ZEROES: Ranged = Ranged::Passes;
+    const SINGLETON: bool = true;
+    const ERRORS_KEPT: &'static [Status] = &[
+        Status::Medium,
+        Status::NoSpace,
+        Status::Target,
+        Status::NotSupported,
+        Status::Reservation,
+        Status::Protection,
+    ];
+    const ABANDONED: Status = Status::IoErr;
+    const HEALED_BY: &'static [&'static [&'static str]] = &[&["reinstate_path", "d0"]];
+    const GOOD: &'static [Good] = &[
+        good(8, "0 0 0 0", "0 0 0 0 "),
+        good(8, "1 queue_if_no_path 0 0 0", "1 queue_if_no_path 0 0 0 "),
+        good(
+            8,
+            "8 queue_if_no_path retain_attached_hw_handler pg_init_retries 50 \
+             pg_init_delay_msecs 0 QUEUE_MODE Bio 0 1 1 round-robin 0 1 0 d0",
+            "7 queue_if_no_path pg_init_retries 50 pg_init_delay_msecs 0 queue_mode bio \
+             0 1 1 round-robin 0 1 1 d0 1 ",
+        ),
+        good(
+            8,
+            "2 queue_mode mq 3 alua x y 1 2 round-robin 2 a b 1 1 d0 1000",
+            "0 0 1 1 round-robin 0 1 1 d0 1 ",
+        ),
+        good(
+            8,
+            "0 0 2 2 service-time 0 1 2 d0 0 100 latency 1 64 2 1 d0 1 d0 1",
+            "0 0 2 2 service-time 0 1 2 d0 0 100 latency 2 64 3 2 1 d0 0 d0 0 ",
+        ),
+        good(
+            8,
+            "0 0 1 1 historical-service-time 1 900 1 0 d0",
+            "0 0 1 1 historical-service-time 2 900 0 1 1 d0 0 ",
+        ),
+        good(
+            8,
+            "0 0 1 1 io-affinity 0 2 1 d0 0000000f d0 00000001,0000001F",
+            "0 0 1 1 io-affinity 0 2 1 d0 f d0 1,0000001f ",
+        ),
+    ];
+    const BAD: &'static [Bad] = &[
+        bad(8, "", TooFewArgs, 4),
+        bad(8, "0", TooFewArgs, 5),
+        bad(8, "0 0", TooFewArgs, 6),
+        bad(8, "0 0 0", TooFewArgs, 7),
+        bad(8, "x 0 0 0", BadNumber, 4),
+        bad(8, "9 0 0 0", BadArgument, 4),
+        bad(8, "1", BadArgument, 4),
+        bad(8, "1 nosuch 0 0 0", BadArgument, 5),
+        bad(8, "1 pg_init_retries 0 0 0", BadArgument, 5),
+        bad(8, "2 pg_init_retries 0 0 0 0", BadArgument, 6),
+        bad(8, "2 pg_init_retries 51 0 0 0", BadArgument, 6),
+        bad(8, "2 pg_init_delay_msecs 60001 0 0 0", BadArgument, 6),
+        bad(8, "2 queue_mode fast 0 0 0", BadArgument, 6),
+        bad(8, "0 5 0 0", BadArgument, 5),
+        bad(8, "0 1025 0 0", BadArgument, 5),
+        bad(8, "0 0 1025 0", BadArgument, 6),
+        bad(8, "0 0 0 1", BadArgument, 7),
+        bad(8, "0 0 1 0 round-robin 0 1 0 d0", BadArgument, 7),
+        bad(8, "0 0 1 1", BadArgument, 7),
+        bad(8, "0 0 1 1 round-robin", BadArgument, 8),
+        bad(8, "0 0 1 1 nosuch 0 1 0 d0", BadArgument, 8),
+        bad(8, "0 0 1 1 round-robin 9 1 0 d0", BadArgument, 9),
+        bad(8, "0 0 1 1 round-robin 0", TooFewArgs, 10),
+        bad(8, "0 0 1 1 round-robin 0 0 0", BadArgument, 10),
+        bad(8, "0 0 1 1 round-robin 0 1", TooFewArgs, 11),
+        bad(8, "0 0 1 1 round-robin 0 1 1 d0", BadArgument, 11),
+        bad(8, "0 0 1 1 round-robin 0 2 0 d0", BadArgument, 12),
+        bad(8, "0 0 1 1 round-robin 0 1 0 nope", DeviceNotFound, 12),
+        bad(8, "0 0 1 1 round-robin 0 1 1 d0 x", BadNumber, 13),
+        bad(8, "0 0 1 1 round-robin 0 1 2 d0 1 1", BadArgument, 12),
+        bad(8, "0 0 1 1 queue-length 0 1 2 d0 1 1", BadArgument, 12),
+        bad(8, "0 0 1 1 service-time 0 1 2 d0 1 101", BadArgument, 14),
+        bad(8, "0 0 1 1 service-time 0 1 3 d0 1 1 1", BadArgument, 12),
+        bad(8, "0 0 1 1 historical-service-time 1 1024 1 0 d0", BadArgument, 10),
+        bad(8, "0 0 1 1 historical-service-time 3 1 2 3 1 0 d0", BadArgument, 9),
+        bad(8, "0 0 1 1 io-affinity 0 1 0 d0", BadArgument, 12),
+        bad(8, "0 0 1 1 io-affinity 0 1 1 d0 x", BadNumber, 13),
+        bad(8, "0 0 1 1 io-affinity 0 1 1 d0 0", BadArgument, 13),
+        bad(8, "0 0 1 1 io-affinity 0 2 1 d0 1 d0 1", BadArgument, 15),
+        bad(8, "0 0 1 1 latency 1 1 1 0 d0", BadArgument, 10),
+        bad(8, "0 0 1 1 latency 2 64 9 1 0 d0", BadArgument, 11),
+        bad(8, "0 0 2 1 round-robin 0 1 0 d0", BadArgument, 12),
+        bad(8, "0 0 1 1 round-robin 0 1 0 d0 extra", BadArgument, 13),
+    ];
+
+    fn registry() -> Registry {
+        udm_targets::registry()
+    }
+
+    fn place(offset: Sector) -> (&'static str, Sector) {
+        ("d0", offset)
     }
 }

@@ -13,8 +13,14 @@ use udm_testkit::TestWorld;
 const ANSWERS: &str = include_str!("kernel_answers.txt");
 
 /// Tables for which udm answers otherwise, and why.
-const DIFFERENCES: &[(&str, &str)] =
-    &[("0 1024 delay 1:0 0 5000000000", "a number that does not fit is refused, not wrapped")];
+const DIFFERENCES: &[(&str, &str)] = &[
+    ("0 1024 delay 1:0 0 5000000000", "a number that does not fit is refused, not wrapped"),
+    ("0 8192 multipath 2 queue_mode bio 0 1 1 round-robin 0 1 1 7:3 1", RETAIN),
+    ("0 8192 multipath 1 retain_attached_hw_handler 0 1 1 round-robin 0 1 1 7:5 1", RETAIN),
+];
+
+const RETAIN: &str =
+    "Linux 6.12 has multipath 1.14, which prints retain_attached_hw_handler; 1.15 does not";
 
 /// One recorded case.
 #[derive(Debug, Default)]
@@ -84,6 +90,7 @@ fn texts(lines: &[StatusLine]) -> Vec<String> {
 fn ask(load: &str) -> Answer {
     let mut world = TestWorld::new(udm_targets::registry(), 1);
     let names = (0..8).flat_map(|number| [format!("1:{number}"), format!("7:{number}")]);
+    let names = names.chain(["8:0".into(), "8:32".into()]);
     for name in names.filter(|name| load.split_whitespace().any(|word| word == name)) {
         world.add_lower(&name, 32768);
     }

@@ -35,6 +35,8 @@ pub(super) enum After {
     Message(ReplySink),
     /// Counters of the targets, for `status` and the `table` of targets that show state in it.
     Lines(Arc<Table>, StatusKind, ReplySink),
+    /// Counters of the targets, for a message to one of them that asks for nothing else.
+    Report(Arc<Table>, usize, Vec<String>, ReplySink),
     /// Counters of the device.
     Gauges(ReplySink),
 }
@@ -261,6 +263,11 @@ impl Coordinator {
                 None => Ok(Reply::Text(first_text(bodies))),
             }),
             After::Lines(table, kind, sink) => self.live_lines(id, &table, kind, &bodies, sink),
+            After::Report(table, target, words, sink) => {
+                let sums = summed(&table, &bodies);
+                let text = table.targets[target].config.report(&words, &sums[target]);
+                sink(text.map(|text| Reply::Text(Some(text))));
+            }
             After::Gauges(sink) => {
                 let mut gauges = Gauges::default();
                 for (_, body) in &bodies {
@@ -562,16 +569,7 @@ impl Coordinator {
         bodies: &[(LaneId, AnswerBody)],
         sink: ReplySink,
     ) {
-        let mut sums: Vec<Vec<u64>> = table.targets.iter().map(|_| Vec::new()).collect();
-        for (_, body) in bodies {
-            let AnswerBody::Counters(targets) = body else { continue };
-            for (sum, counters) in sums.iter_mut().zip(targets) {
-                if sum.len() < counters.len() {
-                    sum.resize(counters.len(), 0);
-                }
-                sum.iter_mut().zip(counters).for_each(|(sum, counter)| *sum += counter);
-            }
-        }
+        let sums = summed(table, bodies);
         let Some(device) = self.device(id) else { return sink(Ok(Reply::Done(None))) };
         let lines = lines_of(table, |index| {
             let config = &table.targets[index].config;
@@ -618,6 +616,12 @@ impl Coordinator {
             let text = format!("sector {sector} is beyond the end of the live table");
             return sink(Err(UserError::new(ErrorCode::NoTargetThere, text)));
         };
+        if live.table.targets[target].config.is_report(&words) {
+            let step = LaneStep::Counters { generation: live.generation };
+            let after = After::Report(Arc::clone(&live.table), target, words, sink);
+            self.round(id, step, after);
+            return;
+        }
         let step = LaneStep::Message { target: target as u32, words: words.into() };
         self.round(id, step, After::Message(sink));
     }
@@ -649,6 +653,21 @@ impl Coordinator {
         }
         Ok(Reply::Done(None))
     }
+}
+
+/// The counters of a table's targets, summed over the lanes.
+fn summed(table: &Table, bodies: &[(LaneId, AnswerBody)]) -> Vec<Vec<u64>> {
+    let mut sums: Vec<Vec<u64>> = table.targets.iter().map(|_| Vec::new()).collect();
+    for (_, body) in bodies {
+        let AnswerBody::Counters(targets) = body else { continue };
+        for (sum, counters) in sums.iter_mut().zip(targets) {
+            if sum.len() < counters.len() {
+                sum.resize(counters.len(), 0);
+            }
+            sum.iter_mut().zip(counters).for_each(|(sum, counter)| *sum += counter);
+        }
+    }
+    sums
 }
 
 fn first_text(bodies: Vec<(LaneId, AnswerBody)>) -> Option<String> {

@@ -12,8 +12,8 @@ use crate::io::Io;
 use crate::mem_lower::{MemLower, Seen};
 use udm_types::{BioFlags, Nanos, Op, OpSet, Sector, Status};
 
-fn both<C: Case>() -> [Bench<C>; 2] {
-    [Bench::alone(), Bench::between()]
+fn both<C: Case>() -> Vec<Bench<C>> {
+    if C::SINGLETON { vec![Bench::alone()] } else { vec![Bench::alone(), Bench::between()] }
 }
 
 /// A flush from any lane reaches every device of the case, and completes after all of them have.

@@ -128,6 +128,16 @@ pub trait Case {
     const GOOD: &'static [Good];
     /// Lines that must be refused.
     const BAD: &'static [Bad];
+    /// It must be the only line of its table, and only its like may replace it.
+    const SINGLETON: bool = false;
+    /// Errors below that reach the submitter as they are. An error must leave no trace but what
+    /// [`Case::HEALED_BY`] removes.
+    const ERRORS_KEPT: &'static [Status] =
+        &[Status::Medium, Status::NoSpace, Status::Transport, Status::Target];
+    /// What becomes of I/O that a suspend abandons below.
+    const ABANDONED: Status = Status::Timeout;
+    /// Messages that make everything as new after errors below.
+    const HEALED_BY: &'static [&'static [&'static str]] = &[];
 
     /// A registry that has the type.
     fn registry() -> Registry;

@@ -14,11 +14,12 @@ use udm_control::errno;
 use udm_core::error::{ErrorCode, UserError};
 
 /// The manual page of each target type.
-const TARGET_PAGES: [(&str, &str); 6] = [
+const TARGET_PAGES: [(&str, &str); 7] = [
     ("delay", include_str!("../../../../docs/targets/delay.md")),
     ("error", include_str!("../../../../docs/targets/error.md")),
     ("flakey", include_str!("../../../../docs/targets/flakey.md")),
     ("linear", include_str!("../../../../docs/targets/linear.md")),
+    ("multipath", include_str!("../../../../docs/targets/multipath.md")),
     ("striped", include_str!("../../../../docs/targets/striped.md")),
     ("zero", include_str!("../../../../docs/targets/zero.md")),
 ];

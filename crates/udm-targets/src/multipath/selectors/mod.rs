@@ -1,0 +1,285 @@
+//! Path selectors: which path of a priority group the next I/O takes. One file each.
+//!
+//! Two halves. A [`SelectorConfig`] is the part of a table line, shared by all lanes; it parses and
+//! prints. A [`PathSelector`] works on one lane and balances what *that lane* sends; lanes never
+//! ask each other. Both speak of paths by their place in the group, from 0.
+//!
+//! Rules. A selector keeps a list of the paths it may choose (the *order*); `fail_path` takes one
+//! out, `reinstate_path` puts it back, and the callers see to it that neither happens twice. It
+//! answers `None` exactly if the order is empty. All arithmetic is on integers and all ties have a
+//! rule, so the same calls give the same choices. `end_io` is called once for every `start_io`.
+//!
+//! The tricky case is speed: a choice is made for every I/O, so lanes hold the enum [`Selector`]
+//! and not a box; the compiler sees through it.
+
+mod historical_service_time;
+mod io_affinity;
+mod latency;
+mod order;
+mod queue_length;
+mod round_robin;
+mod service_time;
+
+use super::counters::PathView;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use udm_core::table::Args;
+use udm_core::{ErrorCode, UserError};
+use udm_types::{LaneId, Nanos};
+
+/// Names of all selectors, for messages.
+pub(crate) const NAMES: &str =
+    "round-robin, queue-length, service-time, historical-service-time, io-affinity, latency";
+
+/// Words a selector reports about a path on a lane; what they mean is its own affair.
+pub(crate) const WORDS: usize = 6;
+
+/// Most words a selector or a path may have (the kernel's limit).
+const WORDS_MAX: u32 = 1024;
+
+/// An I/O on its way back, as a selector sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Finished {
+    /// Bytes, as they were at the start.
+    pub(crate) bytes: u64,
+    /// When it was sent down the path.
+    pub(crate) started: Nanos,
+    /// Now.
+    pub(crate) now: Nanos,
+}
+
+/// A selector at work on one lane, for one group.
+pub(crate) trait PathSelector {
+    /// The path for `bytes` more; `None` if every path has failed.
+    fn select(&mut self, bytes: u64, lane: LaneId, now: Nanos) -> Option<u32>;
+    /// The I/O goes down `path`.
+    fn start_io(&mut self, path: u32, bytes: u64, now: Nanos);
+    /// An I/O came back, however it ended.
+    fn end_io(&mut self, path: u32, io: Finished);
+    /// The path must not be chosen any more.
+    fn fail_path(&mut self, path: u32);
+    /// The path may be chosen again.
+    fn reinstate_path(&mut self, path: u32);
+    /// What is known about a path, for status and `explain`.
+    fn words(&self, path: u32) -> [u64; WORDS] {
+        let _ = path;
+        [0; WORDS]
+    }
+    /// A count of the whole selector, for status.
+    fn own_count(&self) -> u64 {
+        0
+    }
+}
+
+/// Any selector.
+pub(crate) enum Selector {
+    RoundRobin(round_robin::RoundRobin),
+    QueueLength(queue_length::QueueLength),
+    ServiceTime(service_time::ServiceTime),
+    HistoricalServiceTime(historical_service_time::HistoricalServiceTime),
+    IoAffinity(io_affinity::IoAffinity),
+    Latency(latency::Latency),
+}
+
+macro_rules! each {
+    ($selector:expr, $it:ident => $call:expr) => {
+        match $selector {
+            Selector::RoundRobin($it) => $call,
+            Selector::QueueLength($it) => $call,
+            Selector::ServiceTime($it) => $call,
+            Selector::HistoricalServiceTime($it) => $call,
+            Selector::IoAffinity($it) => $call,
+            Selector::Latency($it) => $call,
+        }
+    };
+}
+
+impl PathSelector for Selector {
+    #[inline]
+    fn select(&mut self, bytes: u64, lane: LaneId, now: Nanos) -> Option<u32> {
+        each!(self, it => it.select(bytes, lane, now))
+    }
+
+    #[inline]
+    fn start_io(&mut self, path: u32, bytes: u64, now: Nanos) {
+        each!(self, it => it.start_io(path, bytes, now));
+    }
+
+    #[inline]
+    fn end_io(&mut self, path: u32, io: Finished) {
+        each!(self, it => it.end_io(path, io));
+    }
+
+    fn fail_path(&mut self, path: u32) {
+        each!(self, it => it.fail_path(path));
+    }
+
+    fn reinstate_path(&mut self, path: u32) {
+        each!(self, it => it.reinstate_path(path));
+    }
+
+    fn words(&self, path: u32) -> [u64; WORDS] {
+        each!(self, it => it.words(path))
+    }
+
+    fn own_count(&self) -> u64 {
+        each!(self, it => it.own_count())
+    }
+}
+
+/// A selector as a table line has it, with its arguments and those of its paths.
+pub(crate) trait SelectorConfig: Send + Sync {
+    /// Its word in table lines.
+    fn name(&self) -> &'static str;
+    /// Takes the arguments of one more path.
+    fn add_path(&mut self, words: &mut WordGroup<'_, '_>) -> Result<(), UserError>;
+    /// Its own arguments with their count, as table and status print them.
+    fn own_words(&self) -> String {
+        String::from("0 ")
+    }
+    /// How many words a path has in the table.
+    fn table_words(&self) -> usize;
+    /// How many words a path has in the status.
+    fn info_words(&self) -> usize;
+    /// Prints a path's words of the table, each with a space behind it.
+    fn print_table(&self, path: usize, text: &mut String);
+    /// Prints a path's words of the status, each with a space behind it.
+    fn print_info(&self, path: usize, view: &PathView<'_>, text: &mut String);
+    /// What it knows of a path on one lane, in words for people; empty if nothing.
+    fn explain(&self, path: usize, words: &[u64]) -> String {
+        let _ = (path, words);
+        String::new()
+    }
+    /// Makes the selector of one lane; all paths may be chosen.
+    fn start(&self) -> Selector;
+}
+
+/// A counted group of words: at most so many may be taken.
+pub(crate) struct WordGroup<'w, 'a> {
+    args: &'w mut Args<'a>,
+    left: usize,
+    count: usize,
+}
+
+impl<'w, 'a> WordGroup<'w, 'a> {
+    /// The next `count` words of the line.
+    pub(crate) fn new(args: &'w mut Args<'a>, count: usize) -> WordGroup<'w, 'a> {
+        WordGroup { args, left: count, count }
+    }
+
+    /// How many there were.
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    /// A word, if one is left.
+    fn word(&mut self, what: &str) -> Result<Option<&'a str>, UserError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        self.args.word(what).map(Some)
+    }
+
+    /// A number, if a word is left.
+    fn number(&mut self, what: &str, min: u32, max: u32) -> Result<Option<u32>, UserError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        self.args.number32(what, min..=max).map(Some)
+    }
+
+    /// Takes what is left without looking at it.
+    pub(crate) fn skip(&mut self) -> Result<(), UserError> {
+        while self.word("an argument")?.is_some() {}
+        Ok(())
+    }
+
+    /// At most `max` words may be there.
+    fn expect_at_most(&self, max: usize, whose: &str) -> Result<(), UserError> {
+        if self.count <= max {
+            return Ok(());
+        }
+        let count = self.count;
+        Err(self.refuse(format!("{whose}: incorrect number of arguments ({count} words)")))
+    }
+
+    /// An error at the word last taken.
+    fn refuse(&self, message: String) -> UserError {
+        self.args.bad(message)
+    }
+}
+
+/// Takes a selector and its arguments: `NAME COUNT {WORD}`.
+pub(crate) fn parse(args: &mut Args<'_>) -> Result<Box<dyn SelectorConfig>, UserError> {
+    let name = args.word("the path selector")?;
+    let known = matches!(
+        name,
+        "round-robin"
+            | "queue-length"
+            | "service-time"
+            | "historical-service-time"
+            | "io-affinity"
+            | "latency"
+    );
+    if !known {
+        return Err(args
+            .bad(format!("unknown path selector type '{name}'"))
+            .hint(format!("selectors: {NAMES}")));
+    }
+    let count = count_of_words(args, "the number of path selector args", WORDS_MAX)?;
+    let mut words = WordGroup::new(args, count);
+    let config: Box<dyn SelectorConfig> = match name {
+        "round-robin" => Box::new(round_robin::Config::default()),
+        "queue-length" => Box::new(queue_length::Config::default()),
+        "service-time" => Box::new(service_time::Config::default()),
+        "historical-service-time" => Box::new(historical_service_time::Config::parse(&mut words)?),
+        "io-affinity" => Box::new(io_affinity::Config::default()),
+        _ => Box::new(latency::Config::parse(&mut words)?),
+    };
+    words.skip()?;
+    Ok(config)
+}
+
+/// Takes a count of words, which must follow.
+pub(crate) fn count_of_words(
+    args: &mut Args<'_>,
+    what: &str,
+    max: u32,
+) -> Result<usize, UserError> {
+    let count = args.number32(what, 0..=max)? as usize;
+    if count > args.left() {
+        return Err(args.previous(UserError::new(
+            ErrorCode::BadArgument,
+            format!("{what}: {count} words announced, {} follow", args.left()),
+        )));
+    }
+    Ok(count)
+}
+
+/// Takes the repeat count that most selectors have for a path. Above 1 it has meant 1 for years.
+fn repeat_of(words: &mut WordGroup<'_, '_>) -> Result<u32, UserError> {
+    Ok(words.number("the repeat count", 0, u32::MAX)?.unwrap_or(1).min(1))
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! What the selectors' own tests share.
+
+    use super::{Finished, PathSelector};
+    use udm_types::{LaneId, Nanos};
+
+    /// Chooses and starts an I/O at a time.
+    pub(crate) fn send(it: &mut impl PathSelector, bytes: u64, at_ns: u64) -> Option<u32> {
+        let path = it.select(bytes, LaneId(0), Nanos(at_ns))?;
+        it.start_io(path, bytes, Nanos(at_ns));
+        Some(path)
+    }
+
+    /// Ends an I/O.
+    pub(crate) fn end(it: &mut impl PathSelector, path: u32, bytes: u64, from_ns: u64, to_ns: u64) {
+        it.end_io(path, Finished { bytes, started: Nanos(from_ns), now: Nanos(to_ns) });
+    }
+}
