@@ -76,7 +76,7 @@ impl Volume {
     pub(crate) async fn relayout(&mut self) {
         let director = self.director.clone();
         let candidates: Vec<usize> =
-            (0..self.stack.nodes.len()).filter(|&node| self.stack.nodes[node].on_disks()).collect();
+            (0..self.stack.nodes.len()).filter(|&node| self.may_move(node)).collect();
         if candidates.is_empty() {
             return;
         }
@@ -105,6 +105,12 @@ impl Volume {
         let done = self.resume(node, SuspendOptions::default()).await;
         self.dressed(node, &dress, window, done);
         director.stage.get().tally.count("relayouts");
+    }
+
+    /// True if a node has something on disks that can be moved; a LUN is where it is.
+    fn may_move(&self, node: usize) -> bool {
+        let node = &self.stack.nodes[node];
+        node.on_disks() && node.multi.is_none()
     }
 
     /// New parts of the same lengths on fresh space for everything a node has on disks.
@@ -150,6 +156,9 @@ impl Volume {
     /// Grows or shrinks the top.
     pub(crate) async fn resize(&mut self) {
         let director = self.director.clone();
+        if self.stack.nodes[0].multi.is_some() {
+            return;
+        }
         let old_parts = self.stack.nodes[0].parts.clone();
         let old_len = self.stack.nodes[0].len_sectors();
         let grow = director.once_in(2);

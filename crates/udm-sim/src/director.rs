@@ -13,10 +13,11 @@
 use crate::control::{Answer, Control};
 use crate::dress::{Dress, Dresser};
 use crate::layout::{SpaceMap, Stack};
+use crate::multi::excused_by_size;
 use crate::oracle::WindowId;
 use crate::state::Stage;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, OnTimeout, Reply, Request, SuspendOptions};
 use udm_core::table::{Table, TableBuilder, parse_table};
 use udm_core::{Dest, DeviceRef, DeviceResolver, ErrorCode, LowerRef, Registry, UserError};
-use udm_types::Nanos;
+use udm_types::{DeviceId, Nanos};
 
 /// The acts of a run, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,8 +63,12 @@ pub(crate) struct Director {
     pub control: Control,
     /// Target types.
     pub registry: Rc<Registry>,
-    /// The disks as lower devices.
+    /// The disks and paths as lower devices.
     pub disks: Rc<Vec<LowerRef>>,
+    /// Multipath devices with a live table, and the paths of it that I/O can come by.
+    pub multis: Rc<RefCell<BTreeMap<DeviceId, Vec<usize>>>>,
+    /// Tickets of suspends without an answer, of those that scripts make up.
+    pub waiting: Rc<RefCell<BTreeSet<u64>>>,
     /// Their free space.
     pub space: Rc<RefCell<SpaceMap>>,
     /// Acts.
@@ -83,7 +88,7 @@ pub(crate) enum Suspended {
     No,
 }
 
-/// Finds simulated disks, and mapped devices that were looked up before.
+/// Finds simulated disks and paths, and mapped devices that were looked up before.
 struct SimResolver<'a> {
     disks: &'a [LowerRef],
     mapped: BTreeMap<String, DeviceRef>,
@@ -94,8 +99,7 @@ impl DeviceResolver for SimResolver<'_> {
         if let Some(found) = self.mapped.get(name) {
             return Ok(found.clone());
         }
-        let disk = name.strip_prefix("disk").and_then(|number| number.parse::<usize>().ok());
-        let Some(lower) = disk.and_then(|disk| self.disks.get(disk)) else {
+        let Some(lower) = self.disks.iter().find(|lower| lower.device.shown() == name) else {
             let text = format!("there is no '{name}'");
             return Err(UserError::new(ErrorCode::DeviceNotFound, text));
         };
@@ -194,13 +198,16 @@ impl Director {
 
     /// Draws a table for a node.
     pub(crate) fn dress(&self, stack: &Stack, node: usize, plain: bool, first: bool) -> Dress {
+        let ways = stack.nodes[node].multi.as_ref().map(|multi| self.loadable_paths(multi.lun));
         let mut state = self.stage.get();
         let state = &mut *state;
         let canary =
             state.canary.filter(|canary| *canary != crate::state::Canary::WrongSector || !first);
         let mut dresser = Dresser::new(&mut state.rng, &state.swarm, canary);
         dresser.plain = plain;
-        let dress = dresser.dress(stack, node);
+        dresser.ways = ways.unwrap_or_default();
+        let mut dress = dresser.dress(stack, node);
+        dress.misfits = state.misfits_of(&dress.paths);
         state.note_text("table", &dress.text);
         dress
     }
@@ -234,6 +241,10 @@ impl Director {
         });
         match built {
             Ok(table) => Some(Arc::new(table)),
+            Err(error) if excused_by_size(self, text, error.code()) => {
+                self.stage.get().tally.count("tables refused for the size of a path");
+                None
+            }
             Err(error) => {
                 self.violate(format!("a good table was refused: {error}\n{text}"));
                 None
@@ -285,7 +296,7 @@ impl Director {
         self.stage.get().tally.count(kind);
         let ticket = self.ticket();
         let request = Request::Suspend { device: key(name), options: options.clone(), ticket };
-        let answer = self.guarded(&options, request).await;
+        let answer = self.guarded(&options, ticket, request).await;
         match answer {
             Ok(_) => Suspended::Yes,
             Err(error) => {
@@ -301,7 +312,7 @@ impl Director {
         self.stage.get().tally.count("resumes");
         let ticket = self.ticket();
         let request = Request::Resume { device: key(name), options: options.clone(), ticket };
-        match self.guarded(&options, request).await {
+        match self.guarded(&options, ticket, request).await {
             Ok(_) => true,
             Err(error) => {
                 self.check_given_up(&options, &error);
@@ -314,15 +325,21 @@ impl Director {
         // Also with `fail`: what a device below keeps (a delay, a hold) cannot be failed from
         // above.
         let timed_out = error.code() == ErrorCode::SuspendTimedOut && options.deadline.is_some();
-        if !timed_out && !self.stage.get().swarm.races {
+        // The rescue of devices that have no path any more (`weather.rs`).
+        let rescued = error.code() == ErrorCode::SuspendCancelled && !self.playing();
+        if !timed_out && !rescued && !self.stage.get().swarm.races {
             self.violate(format!("a suspend or resume was refused: {error}"));
         }
     }
 
     /// Asks, with the window of an abort open if there may be one.
-    async fn guarded(&self, options: &SuspendOptions, request: Request) -> Answer {
+    async fn guarded(&self, options: &SuspendOptions, ticket: u64, request: Request) -> Answer {
         let window = self.open_abort(options);
+        if options.reason == "sim" {
+            self.waiting.borrow_mut().insert(ticket);
+        }
         let answer = self.control.ask(request).await;
+        self.waiting.borrow_mut().remove(&ticket);
         self.close_abort(window);
         answer
     }
@@ -331,10 +348,12 @@ impl Director {
     pub(crate) fn open_abort(&self, options: &SuspendOptions) -> Option<WindowId> {
         let may_abort = options.deadline.is_some() && options.on_timeout == OnTimeout::Fail;
         let mut state = self.stage.get();
-        may_abort.then(|| {
+        if may_abort {
             state.tally.count("suspends that may abort");
-            state.oracle.open_window(None)
-        })
+        }
+        // Scripts that know the device do better than this; a meddler does not know.
+        let may_flush = !options.noflush && state.swarm.races && state.swarm.luns > 0;
+        (may_abort || may_flush).then(|| state.oracle.open_window(None))
     }
 
     /// It has been answered: the window closes when every operation of that time has ended.

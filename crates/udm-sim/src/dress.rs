@@ -28,6 +28,12 @@ pub(crate) struct Dress {
     pub orderly: bool,
     /// It may fail by design.
     pub may_fail: bool,
+    /// The paths of a multipath table.
+    pub paths: Vec<usize>,
+    /// How many groups they are in.
+    pub groups: usize,
+    /// How often these paths had come back smaller when the table was drawn.
+    pub misfits: u64,
 }
 
 /// Draws tables.
@@ -40,19 +46,26 @@ pub(crate) struct Dresser<'a> {
     pub canary: Option<Canary>,
     /// Plain forms only.
     pub plain: bool,
+    /// Paths a multipath table may name.
+    pub ways: Vec<usize>,
+    /// What is drawn so far.
+    pub(crate) dress: Dress,
     begin: Sector,
-    dress: Dress,
 }
 
 impl<'a> Dresser<'a> {
     /// A dresser that takes nothing back.
     pub(crate) fn new(rng: &'a mut Rng, swarm: &'a Swarm, canary: Option<Canary>) -> Dresser<'a> {
         let dress = Dress { orderly: true, ..Dress::default() };
-        Dresser { rng, swarm, canary, plain: false, begin: 0, dress }
+        Dresser { rng, swarm, canary, plain: false, ways: Vec::new(), dress, begin: 0 }
     }
 
     /// A table for a node of a stack.
     pub(crate) fn dress(mut self, stack: &Stack, node: usize) -> Dress {
+        if let Some(multi) = &stack.nodes[node].multi {
+            self.multipath(multi, stack.nodes[node].len_sectors());
+            return self.dress;
+        }
         for part in &stack.nodes[node].parts {
             self.part(stack, part);
         }
@@ -63,7 +76,7 @@ impl<'a> Dresser<'a> {
         self.dress
     }
 
-    fn line(&mut self, len: Sector, rest: &str) {
+    pub(crate) fn line(&mut self, len: Sector, rest: &str) {
         let ok = writeln!(self.dress.text, "{} {len} {rest}", self.begin);
         debug_assert!(ok.is_ok(), "writing to a string cannot fail");
         self.begin += len;
@@ -192,7 +205,12 @@ impl Inventor<'_> {
             parts: Vec::new(),
             orderly: true,
             window: None,
+            multi: None,
+            odd_sizes: false,
         });
+        if depth == 1 && self.rng.u32(0..4) != 0 && self.multipath(stack, index, least) {
+            return Some(index);
+        }
         let parts = self.rng.usize(1..=3);
         let mut count = 0;
         while count < parts || stack.nodes[index].len_sectors() < least {

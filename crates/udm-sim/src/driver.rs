@@ -12,9 +12,10 @@
 //! The tricky case is the continuation of a short write, which may begin in the middle of a sector:
 //! its words are checked by their index, as those of a whole sector are.
 
-use crate::lane_io::{Ended, Sleep};
+use crate::lane_io::{Ended, Sleep, Way};
 use crate::ops::{DiskAction, DiskOp, EBADF, EINVAL, EOPNOTSUPP};
 use crate::oracle::FaultKind;
+use crate::paths::FIRST_PATH_HANDLE;
 use crate::state::{SimState, Stage};
 use crate::value::{SECTOR_LEN, decode_at, sector_of, volume_of, write_of};
 use std::sync::Arc;
@@ -43,7 +44,15 @@ impl Driver for SimDriver {
 
     fn register(&mut self, raw: RawHandle) -> Result<Handle, Errno> {
         let mut state = self.stage.get();
-        let disk = usize::try_from(raw.0).map_err(|_| EBADF)?;
+        let way = match raw.0 - FIRST_PATH_HANDLE {
+            path if path >= 0 => {
+                let path = path as usize;
+                let disk = state.paths.get(path).ok_or(EBADF)?.disk;
+                Way { disk, path: Some(path) }
+            }
+            _ => Way { disk: usize::try_from(raw.0).map_err(|_| EBADF)?, path: None },
+        };
+        let disk = way.disk;
         state.disks.get_mut(disk).ok_or(EBADF)?.open_handles += 1;
         state.note("register", &[self.lane as u64, disk as u64]);
         let handles = &mut state.lanes[self.lane].handles;
@@ -51,7 +60,7 @@ impl Driver for SimDriver {
         if free == handles.len() {
             handles.push(None);
         }
-        handles[free] = Some(disk);
+        handles[free] = Some(way);
         Ok(Handle(free as u32))
     }
 
@@ -59,7 +68,7 @@ impl Driver for SimDriver {
         let mut state = self.stage.get();
         let slot = state.lanes[self.lane].handles.get_mut(handle.0 as usize);
         match slot.and_then(Option::take) {
-            Some(disk) => {
+            Some(Way { disk, .. }) => {
                 state.disks[disk].open_handles -= 1;
                 state.note("close", &[self.lane as u64, disk as u64]);
             }
@@ -117,7 +126,7 @@ impl Driver for SimDriver {
 
 impl SimState {
     fn take_op(&mut self, lane: usize, token: OpToken, op: DriverOp) {
-        let disk_of = |state: &SimState, handle: Handle| {
+        let way_of = |state: &SimState, handle: Handle| {
             state.lanes[lane].handles.get(handle.0 as usize).copied().flatten()
         };
         let (handle, action, offset_bytes, len_bytes, payload) = match op {
@@ -139,7 +148,7 @@ impl SimState {
                 return self.refuse_op(lane, token, EINVAL, Payload::empty());
             }
         };
-        let Some(disk) = disk_of(self, handle) else {
+        let Some(Way { disk, path }) = way_of(self, handle) else {
             self.oracle.violate("an operation on a closed handle".into());
             return self.refuse_op(lane, token, EBADF, payload);
         };
@@ -153,6 +162,7 @@ impl SimState {
             return self.refuse_op(lane, token, EINVAL, payload);
         }
         let mut op = DiskOp::new(lane, token, disk, action);
+        op.path = path;
         (op.offset_bytes, op.len_bytes, op.payload) = (offset_bytes, len_bytes, payload);
         self.check_place(&op);
         self.start_op(op);

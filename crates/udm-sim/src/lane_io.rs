@@ -24,11 +24,20 @@ pub(crate) enum Sleep {
     ForEver,
 }
 
+/// What a handle leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    /// The disk.
+    pub disk: usize,
+    /// The path, if the disk is a LUN.
+    pub path: Option<usize>,
+}
+
 /// A lane's driver, seen from the world.
 #[derive(Debug)]
 pub(crate) struct LaneIo {
-    /// The disk behind each handle.
-    pub handles: Vec<Option<usize>>,
+    /// What is behind each handle.
+    pub handles: Vec<Option<Way>>,
     /// Operations that have ended and wait for the lane.
     pub(crate) ended: Vec<Ended>,
     /// Whether it sleeps.

@@ -74,6 +74,23 @@ pub(crate) struct Node {
     pub orderly: bool,
     /// Its live table may fail by design.
     pub window: Option<crate::oracle::WindowId>,
+    /// It is a multipath device over a LUN.
+    pub multi: Option<Multi>,
+    /// A path had another size while its live table came: lanes may have noted that.
+    pub odd_sizes: bool,
+}
+
+/// What is fixed about a multipath device, and what its live table has.
+#[derive(Clone, Debug)]
+pub(crate) struct Multi {
+    /// The LUN, a disk.
+    pub lun: usize,
+    /// Request mode.
+    pub requests: bool,
+    /// Paths of the live table.
+    pub paths: Vec<usize>,
+    /// Priority groups of the live table.
+    pub groups: usize,
 }
 
 /// The devices of a volume.
@@ -184,12 +201,33 @@ pub(crate) struct SpaceMap {
     taken: Vec<Vec<bool>>,
     /// Space given back, with the operation number below which old ones may still land there.
     graves: Vec<(Leg, Sector, u64)>,
+    /// The disks behind the others that only paths lead to: their size, and whether one is taken.
+    /// Each is one device's alone.
+    luns: Vec<(Sector, bool)>,
 }
 
 impl SpaceMap {
     /// Disks of so many units each.
     pub(crate) fn new(disks: usize, units: usize, unit: Sector) -> SpaceMap {
-        SpaceMap { unit, taken: vec![vec![false; units]; disks], graves: Vec::new() }
+        let taken = vec![vec![false; units]; disks];
+        SpaceMap { unit, taken, graves: Vec::new(), luns: Vec::new() }
+    }
+
+    /// The same with disks of these sizes that only paths lead to.
+    pub(crate) fn with_luns(mut self, sizes: Vec<Sector>) -> SpaceMap {
+        self.luns = sizes.into_iter().map(|size| (size, false)).collect();
+        self
+    }
+
+    /// Takes a LUN of at least this size: its disk number and size.
+    pub(crate) fn take_lun(&mut self, least: Sector, rng: &mut Rng) -> Option<(usize, Sector)> {
+        let first = rng.usize(0..self.luns.len().max(1));
+        let count = self.luns.len();
+        let found = (0..count)
+            .map(|turn| (first + turn) % count)
+            .find(|&lun| !self.luns[lun].1 && self.luns[lun].0 >= least)?;
+        self.luns[found].1 = true;
+        Some((self.taken.len() + found, self.luns[found].0))
     }
 
     /// Takes a free stretch; `None` if the disks are full.
@@ -229,6 +267,10 @@ impl SpaceMap {
         });
         for (leg, len) in free {
             if let Below::Disk(disk) = leg.below {
+                if let Some(lun) = disk.checked_sub(self.taken.len()) {
+                    self.luns[lun].1 = false;
+                    continue;
+                }
                 let first = (leg.start / self.unit) as usize;
                 let units = len.div_ceil(self.unit) as usize;
                 self.taken[disk][first..first + units].fill(false);
@@ -244,7 +286,15 @@ mod tests {
     use fastrand::Rng;
 
     fn node(parts: Vec<Part>) -> Node {
-        Node { name: String::new(), id: None, parts, orderly: true, window: None }
+        Node {
+            name: String::new(),
+            id: None,
+            parts,
+            orderly: true,
+            window: None,
+            multi: None,
+            odd_sizes: false,
+        }
     }
 
     fn disk(disk: usize, start: u64) -> Leg {

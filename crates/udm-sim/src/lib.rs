@@ -21,8 +21,10 @@ mod hold;
 mod lane_io;
 mod layout;
 mod load;
+mod multi;
 mod ops;
 mod oracle;
+mod paths;
 mod pauses;
 pub mod search;
 mod side;
@@ -32,6 +34,7 @@ mod tally;
 mod trace;
 mod value;
 mod volume;
+mod weather;
 pub mod world;
 
 pub use state::Canary;

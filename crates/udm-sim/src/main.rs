@@ -35,7 +35,7 @@ struct Args {
     #[arg(long)]
     lanes: Option<usize>,
     /// Leave only this on: faults, swaps, relayouts, resizes, deaths, suspends, races, scratch,
-    /// churn or barriers.
+    /// churn, barriers or multipath (with swaps, suspends and churn).
     #[arg(long)]
     only: Option<String>,
     /// Plant a bug, which must be found.

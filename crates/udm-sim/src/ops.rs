@@ -18,6 +18,7 @@
 
 use crate::lane_io::Ended;
 use crate::oracle::FaultKind;
+use crate::paths::Health;
 use crate::state::{Canary, SimState};
 use crate::value::SECTOR_LEN;
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ pub(crate) const EAGAIN: Errno = Errno(11);
 pub(crate) const EBADF: Errno = Errno(9);
 pub(crate) const EINVAL: Errno = Errno(22);
 pub(crate) const ENOSPC: Errno = Errno(28);
+pub(crate) const ENOLINK: Errno = Errno(67);
 pub(crate) const EOPNOTSUPP: Errno = Errno(95);
 pub(crate) const ECANCELED: Errno = Errno(125);
 
@@ -58,6 +60,8 @@ pub(crate) struct DiskOp {
     pub token: OpToken,
     /// Which disk.
     pub disk: usize,
+    /// The path it comes by, if the disk is a LUN.
+    pub path: Option<usize>,
     /// What to do.
     pub action: DiskAction,
     /// Where.
@@ -130,6 +134,11 @@ impl Ops {
     pub(crate) fn any_hung(&self) -> bool {
         self.under_way.values().any(|op| op.hung)
     }
+
+    /// The operations that `which` picks.
+    pub(crate) fn serials(&self, which: impl Fn(&DiskOp) -> bool) -> Vec<u64> {
+        self.under_way.iter().filter(|(_, op)| which(op)).map(|(&serial, _)| serial).collect()
+    }
 }
 
 impl SimState {
@@ -139,6 +148,11 @@ impl SimState {
         self.ops.next_serial += 1;
         let rates = self.fault_rates();
         op.fate = self.draw_fate(&op);
+        let health = op.path.map_or(Health::Alive, |path| self.paths[path].health);
+        if matches!(health, Health::Dead | Health::Misfit) {
+            self.tally.count("operations on a dead path");
+            op.fate = Fate::Fail(0, ENOLINK);
+        }
         let mut effect = self.now + Nanos(self.rng.u64(20_000..400_000));
         if self.strikes(rates.slow) {
             self.tally.count("fault slow");
@@ -147,12 +161,14 @@ impl SimState {
         if op.action == DiskAction::Sync {
             op.sync_point = self.disks[op.disk].begin_sync();
         }
-        let hang = self.strikes(rates.hang);
+        let hang = self.strikes(rates.hang) && health == Health::Alive;
         let lost = self.canary == Some(Canary::LostCompletion) && self.once_in(300);
         self.note("op", &[serial, op.lane as u64, op.disk as u64, op.offset_bytes, op.len_bytes]);
         if hang {
             self.tally.count("fault hang");
             self.note("hang", &[serial]);
+            op.hung = true;
+        } else if health == Health::Stalled {
             op.hung = true;
         } else if !lost {
             self.ops.agenda.insert((effect, serial, Moment::Effect));
@@ -162,23 +178,47 @@ impl SimState {
 
     /// Lets hanging operations go on: one by chance, or all.
     pub(crate) fn heal_hung(&mut self, all: bool) {
-        let hung: Vec<u64> = self
-            .ops
-            .under_way
-            .iter()
-            .filter(|(_, op)| op.hung)
-            .map(|(&serial, _)| serial)
-            .collect();
-        for serial in hung {
+        for serial in self.ops.serials(|op| op.hung) {
             if !all && self.rng.u32(0..2) == 0 {
                 continue;
             }
-            let when = self.now + Nanos(self.rng.u64(0..500_000));
-            if let Some(op) = self.ops.under_way.get_mut(&serial) {
-                op.hung = false;
-                self.ops.agenda.insert((when, serial, Moment::Effect));
+            let wait = Nanos(self.rng.u64(0..500_000));
+            let path = self.ops.under_way.get(&serial).and_then(|op| op.path);
+            if path.is_none_or(|path| self.paths[path].health != Health::Stalled) {
+                self.let_go(serial, wait);
             }
         }
+    }
+
+    /// Lets an operation that hangs go on in a while.
+    pub(crate) fn let_go(&mut self, serial: u64, wait: Nanos) {
+        let Some(op) = self.ops.under_way.get_mut(&serial) else { return };
+        if std::mem::take(&mut op.hung) {
+            self.ops.agenda.insert((self.now + wait, serial, Moment::Effect));
+        }
+    }
+
+    /// Makes an operation hang that has not taken effect yet.
+    pub(crate) fn hold_back(&mut self, serial: u64) {
+        let Some(op) = self.ops.under_way.get_mut(&serial) else { return };
+        if op.result.is_none() {
+            op.hung = true;
+            self.ops.agenda.retain(|&(_, other, _)| other != serial);
+        }
+    }
+
+    /// An operation ends with an error in a while; what it has not done it does now, or never.
+    pub(crate) fn give_up_op(&mut self, serial: u64, do_it: bool, errno: Errno, wait: Nanos) {
+        let Some(mut op) = self.ops.under_way.remove(&serial) else { return };
+        if op.result.is_none() && do_it && matches!(op.fate, Fate::Full) {
+            let len_bytes = op.len_bytes;
+            self.apply(&mut op, len_bytes, true);
+        }
+        op.hung = false;
+        op.result = Some(Err(errno));
+        self.ops.agenda.retain(|&(_, other, _)| other != serial);
+        self.ops.agenda.insert((self.now + wait, serial, Moment::End));
+        self.ops.under_way.insert(serial, op);
     }
 
     /// The lane asks for an operation to end early.
@@ -192,12 +232,13 @@ impl SimState {
         // A disk that hangs ignores the request half of the time, as disks do.
         let Some(serial) = found else { return };
         self.note("cancel", &[serial]);
-        if self.rng.bool() {
-            return;
-        }
+        let ignored = self.rng.bool();
         let now = self.now;
         let Some(op) = self.ops.under_way.get_mut(&serial) else { return };
-        if op.result.is_some() {
+        if op.path.is_some() {
+            return self.cancel_on_path(serial);
+        }
+        if ignored || op.result.is_some() {
             return;
         }
         op.hung = false;
@@ -242,14 +283,17 @@ impl SimState {
             return Fate::Fail(0, EAGAIN);
         }
         let part = self.draw_part(op, rates.short_in_sector);
-        let errno = match (self.strikes(rates.eio), self.strikes(rates.enospc) && is_write) {
+        // A path that owes somebody the report of a full disk may pay it much later: not drawn.
+        let owed = op.path.is_some() && op.action == DiskAction::Write { durable: true };
+        let full = self.strikes(rates.enospc) && is_write && !owed;
+        let errno = match (self.strikes(rates.eio), full) {
             (true, _) => Some(("fault eio", EIO)),
             (false, true) => Some(("fault enospc", ENOSPC)),
             (false, false) => None,
         };
         if let Some((name, errno)) = errno {
             self.tally.count(name);
-            self.tell_fault(op);
+            self.tell_fault(op, errno);
             return Fate::Fail(part, errno);
         }
         let can_be_short = matches!(op.action, DiskAction::Read | DiskAction::Write { .. });
@@ -289,7 +333,11 @@ impl SimState {
         drawn.min(units) * unit
     }
 
-    fn tell_fault(&mut self, op: &DiskOp) {
+    fn tell_fault(&mut self, op: &DiskOp, errno: Errno) {
+        if op.path.is_some() && errno != ENOSPC {
+            // Another path would not have failed, and there must be a try by another.
+            return self.note("path fault", &[op.path.unwrap_or(0) as u64]);
+        }
         let kind = match op.action {
             DiskAction::Read => FaultKind::Read,
             DiskAction::Write { durable: false } | DiskAction::Zero => FaultKind::Write,
@@ -369,7 +417,8 @@ impl SimState {
         };
         self.note("op ends", &[serial, code]);
         let settles = matches!(op.action, DiskAction::Sync | DiskAction::Write { durable: true });
-        let unsettled = settles && matches!(op.fate, Fate::Fail(_, EIO | ENOSPC));
+        let told = op.path.is_none() || matches!(op.fate, Fate::Fail(_, ENOSPC));
+        let unsettled = told && settles && matches!(op.fate, Fate::Fail(_, EIO | ENOSPC));
         let completion = Completion { token: op.token, result, payload: op.payload, more: false };
         self.lanes[op.lane].ended.push(Ended { completion, unsettled });
     }
@@ -382,6 +431,7 @@ impl DiskOp {
             lane,
             token,
             disk,
+            path: None,
             action,
             offset_bytes: 0,
             len_bytes: 0,

@@ -69,6 +69,7 @@ impl Volume {
         let (mut options, ticket) = (director.draw_options(), director.ticket());
         options.deadline = None;
         self.forget_order_above(node);
+        let window = self.open_flush_window(node, &options);
         let waiting =
             director.control.send(Request::Suspend { device: key(&name), options, ticket });
         director.nap(2).await;
@@ -85,6 +86,7 @@ impl Volume {
             }
             Err(error) => director.violate(format!("a suspend taken back answered {error}")),
         }
+        self.close_flush_window(window);
         // If it was quicker, the device is suspended now; if not, this does nothing.
         self.resume(node, SuspendOptions::default()).await;
     }
@@ -95,6 +97,10 @@ impl Volume {
         let director = self.director.clone();
         let node = director.pick(self.stack.nodes.len());
         let name = self.stack.nodes[node].name.clone();
+        if self.stack.nodes[node].multi.is_some() {
+            // No other target may come in its place.
+            return;
+        }
         let (lanes, block) = {
             let state = director.stage.get();
             (state.swarm.lanes, state.swarm.block_sectors)
@@ -136,7 +142,9 @@ impl Volume {
         let name = self.stack.nodes[node].name.clone();
         let block = director.stage.get().swarm.block_sectors;
         let text = format!("0 {block} linear dm:{name} 0");
-        if let Some(table) = director.build(&text).await {
+        if self.stack.nodes[node].multi.is_none()
+            && let Some(table) = director.build(&text).await
+        {
             let answer = director.control.ask(Request::Load { device: key(&name), table }).await;
             let what = "a load of a table that stands on itself";
             director.expect_refusal(what, ErrorCode::SelfReference, answer);

@@ -46,7 +46,9 @@ fn verdict<F: Future<Output = ()> + 'static>(script: impl FnOnce(Director) -> F)
 fn two_parts(second: Meaning) -> Stack {
     let first = Meaning::Linear(Leg { below: Below::Disk(0), start: 0 });
     let parts = vec![Part { len: 8, meaning: first }, Part { len: 8, meaning: second }];
-    let node = Node { name: "r".into(), id: None, parts, orderly: false, window: None };
+    let (name, orderly) = ("r".into(), false);
+    let (id, window, multi, odd_sizes) = (None, None, None, false);
+    let node = Node { name, id, parts, orderly, window, multi, odd_sizes };
     Stack { nodes: vec![node] }
 }
 
@@ -57,7 +59,7 @@ fn second_on_disk() -> Meaning {
 async fn start(director: &Director, second: Meaning, table: &str) -> Option<Volume> {
     let mut volume = Volume::over(director, 0, two_parts(second));
     volume.create_device(0).await?;
-    let dress = Dress { text: table.into(), orderly: false, may_fail: false };
+    let dress = Dress { text: table.into(), ..Dress::default() };
     volume.first_dress(0, dress).await?;
     Some(volume)
 }

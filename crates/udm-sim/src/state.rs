@@ -14,6 +14,7 @@ use crate::disk::Disk;
 use crate::lane_io::LaneIo;
 use crate::ops::Ops;
 use crate::oracle::Oracle;
+use crate::paths::Path;
 use crate::swarm::{FaultRates, Swarm};
 use crate::tally::Tally;
 use crate::trace::Trace;
@@ -44,6 +45,8 @@ pub(crate) struct SimState {
     pub trace: Trace,
     /// The disks.
     pub disks: Vec<Disk>,
+    /// The paths to those of them that are LUNs.
+    pub paths: Vec<Path>,
     /// Operations under way on them.
     pub ops: Ops,
     /// The drivers' side of each lane.

@@ -115,6 +115,16 @@ pub(crate) struct Swarm {
     pub churn: bool,
     /// Longest time between two changes of a volume.
     pub pace_ms: u64,
+    /// Disks that only paths lead to, for multipath targets; 0 if there are no such targets.
+    pub luns: usize,
+    /// Paths to each.
+    pub paths_each: usize,
+    /// Multipath devices in request mode (some), not all in bio mode.
+    pub requests: bool,
+    /// Multipath tables that do not queue, and messages that stop queueing.
+    pub giving_up: bool,
+    /// Longest time between two changes of the paths' health; 0 if they stay alive.
+    pub weather_ms: u64,
 }
 
 impl Swarm {
@@ -128,6 +138,7 @@ impl Swarm {
         let (scratch, churn) = (on(3), on(2));
         let faults = draw_faults(rng);
         let load = draw_load(rng);
+        let paths = draw_paths(rng);
         Swarm {
             lanes: rng.usize(1..=4),
             block_sectors: if rng.u32(0..4) == 0 { 8 } else { 1 },
@@ -157,7 +168,37 @@ impl Swarm {
             scratch,
             churn: churn && !races,
             pace_ms: [1, 4, 12, 30][rng.usize(0..4)],
+            // Where others swap tables, nobody here knows which paths are in use.
+            luns: if paths.on && !races { paths.luns } else { 0 },
+            paths_each: paths.each,
+            requests: paths.requests,
+            giving_up: paths.giving_up,
+            weather_ms: paths.weather_ms,
         }
+    }
+}
+
+/// What is drawn about paths.
+struct PathKnobs {
+    on: bool,
+    luns: usize,
+    each: usize,
+    requests: bool,
+    giving_up: bool,
+    weather_ms: u64,
+}
+
+/// Request-based devices are in the tables.
+const REQUEST_MODE: bool = false;
+
+fn draw_paths(rng: &mut Rng) -> PathKnobs {
+    PathKnobs {
+        on: rng.u32(0..8) < 3,
+        luns: rng.usize(1..=3),
+        each: rng.usize(1..=4),
+        requests: rng.u32(0..8) < 5 && REQUEST_MODE,
+        giving_up: rng.u32(0..8) < 2,
+        weather_ms: [0, 5, 20, 60][rng.usize(0..4)],
     }
 }
 
@@ -210,17 +251,26 @@ impl Swarm {
     /// Switches everything off but one feature (and the plain load).
     fn leave_only(&mut self, only: &str) {
         let on = |name: &str| name == only;
-        if !on("faults") {
+        if !on("faults") && !on("multipath") {
             self.faults = FaultRates::default();
         }
-        self.swaps &= on("swaps");
+        if on("multipath") {
+            // What it is about: paths, and every change of a table over them.
+            self.luns = self.luns.max(1 + self.volumes / 2);
+            self.weather_ms = self.weather_ms.max(3);
+            (self.swaps, self.suspends) = (true, true);
+            self.races = false;
+        } else {
+            self.luns = 0;
+        }
+        self.swaps &= on("swaps") || on("multipath");
         self.relayouts &= on("relayouts");
         self.resizes &= on("resizes");
         self.dead_tables &= on("deaths");
-        self.suspends &= on("suspends");
+        self.suspends &= on("suspends") || on("multipath");
         self.races &= on("races");
         self.scratch &= on("scratch");
-        self.churn &= on("churn");
+        self.churn &= on("churn") || on("multipath");
         if !on("barriers") {
             self.load.ordered = 0;
         }
@@ -283,7 +333,7 @@ mod tests {
     #[test]
     fn every_switch_is_on_in_some_seeds_and_off_in_others() {
         type Switch = fn(&Swarm) -> bool;
-        let switches: [(&str, Switch); 14] = [
+        let switches: [(&str, Switch); 15] = [
             ("eio", |swarm| swarm.faults.eio > 0),
             ("short", |swarm| swarm.faults.short > 0),
             ("hang", |swarm| swarm.faults.hang > 0),
@@ -297,6 +347,7 @@ mod tests {
             ("hold", |swarm| swarm.hold),
             ("races", |swarm| swarm.races),
             ("big blocks", |swarm| swarm.block_sectors == 8),
+            ("multipath", |swarm| swarm.luns > 0),
             ("one lane", |swarm| swarm.lanes == 1),
         ];
         let worlds: Vec<Swarm> =

@@ -156,6 +156,8 @@ impl Volume {
                 (state.swarm.clone(), state.rng.u32(0..24))
             };
             match roll {
+                0..=2 if swarm.luns > 0 && self.director.once_in(2) => self.path_message().await,
+                3 if swarm.luns > 0 && self.director.once_in(2) => self.starve().await,
                 0..=5 if swarm.swaps => self.swap().await,
                 6..=8 if swarm.relayouts => self.relayout().await,
                 9..=11 if swarm.resizes => self.resize().await,
@@ -192,7 +194,9 @@ impl Volume {
             if !self.director.resume(&name, SuspendOptions::default()).await {
                 self.director.violate(format!("{name} cannot be resumed"));
             }
-            if self.stack.nodes[node].window.is_some() {
+            if self.stack.nodes[node].multi.is_some() {
+                self.bring_paths(node).await;
+            } else if self.stack.nodes[node].window.is_some() {
                 // A target that fails by design is a fault too, and is healed.
                 self.dress_plainly(node).await;
             }
@@ -212,8 +216,16 @@ impl Volume {
     /// Stops the load and waits until its last bio is back.
     pub(crate) async fn stop_load(&mut self) {
         self.crew.borrow_mut().stopped = true;
+        let mut calm = !self.director.playing();
         while self.crew.borrow().working > 0 {
             self.director.control.sleep(Nanos::from_millis(1)).await;
+            if !calm && !self.director.playing() {
+                // Begun in play: no path in use may be one that lives on.
+                calm = true;
+                for node in (0..self.stack.nodes.len()).rev() {
+                    self.bring_paths(node).await;
+                }
+            }
         }
         self.crew = Rc::default();
     }
@@ -302,6 +314,7 @@ impl Volume {
                 let code = udm_core::ErrorCode::InUse;
                 self.director.expect_refusal("remove of a device in use", code, answer);
             }
+            self.forget_paths(node);
             let request = Request::Remove { device: key(&name), deferred: false };
             let answer = self.director.control.ask(request).await;
             self.director.expect("remove", answer);
@@ -316,6 +329,7 @@ impl Volume {
     async fn remove_at_last_close(&mut self) {
         let names: Vec<String> = self.stack.nodes.iter().map(|node| node.name.clone()).collect();
         for (index, name) in names.iter().enumerate().rev() {
+            self.forget_paths(index);
             let request = Request::Remove { device: key(name), deferred: index > 0 };
             let answer = self.director.control.ask(request).await;
             self.director.expect("deferred remove", answer);
@@ -406,6 +420,7 @@ impl Volume {
         window: Option<crate::oracle::WindowId>,
         done: bool,
     ) {
+        let index = node;
         let mut state = self.director.stage.get();
         let node = &mut self.stack.nodes[node];
         let over = if done { std::mem::replace(&mut node.window, window) } else { window };
@@ -414,13 +429,21 @@ impl Volume {
         }
         // Without an answer in favour the old table stands, and so might what it held.
         node.orderly = done && dress.orderly && !state.swarm.races;
+        let odd = state.misfits_of(&dress.paths) != dress.misfits;
+        node.odd_sizes = if done { odd } else { node.odd_sizes };
+        drop(state);
+        if done {
+            self.note_paths(index, dress);
+        }
     }
 
     /// Suspends the device of a node; the oracle hears of it.
     pub(crate) async fn suspend(&mut self, node: usize, options: SuspendOptions) -> Suspended {
         let name = self.stack.nodes[node].name.clone();
         self.forget_order_above(node);
+        let window = self.open_flush_window(node, &options);
         let outcome = self.director.suspend(&name, options).await;
+        self.close_flush_window(window);
         let races = self.director.stage.get().swarm.races;
         if outcome == Suspended::Yes && !races {
             if node == 0 {
@@ -441,7 +464,10 @@ impl Volume {
             let orderly = self.stack.is_orderly();
             self.director.stage.get().oracle.resuming(self.index, orderly);
         }
-        self.director.resume(&name, options).await
+        let window = self.open_flush_window(node, &options);
+        let done = self.director.resume(&name, options).await;
+        self.close_flush_window(window);
+        done
     }
 
     /// A gate below holds some of the I/O and lets the rest pass: no order is promised across it.

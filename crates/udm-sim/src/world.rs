@@ -24,11 +24,12 @@ use crate::lane_io::{LaneIo, Sleep};
 use crate::layout::SpaceMap;
 use crate::ops::Ops;
 use crate::oracle::Oracle;
+use crate::paths::{FIRST_PATH_HANDLE, Path};
 use crate::state::{Canary, Phase, SimState, Stage};
 use crate::swarm::Swarm;
 use crate::tally::Tally;
 use crate::trace::Trace;
-use crate::{side, volume};
+use crate::{side, volume, weather};
 use fastrand::Rng;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -123,7 +124,14 @@ fn draw_state(scenario: &Scenario) -> SimState {
     swarm.adjust(scenario.lanes, scenario.only.as_deref(), scenario.canary);
     let block = swarm.block_sectors;
     let units = if block == 1 { 1536 } else { 768 };
-    let disks = (0..swarm.disks).map(|_| Disk::new(units * block, swarm.fallocate)).collect();
+    let mut disks: Vec<Disk> =
+        (0..swarm.disks).map(|_| Disk::new(units * block, swarm.fallocate)).collect();
+    let mut paths = Vec::new();
+    for _ in 0..swarm.luns {
+        let len = rng.u64(24..160) * block;
+        paths.extend((0..swarm.paths_each).map(|_| Path::new(disks.len(), len)));
+        disks.push(Disk::new(len, swarm.fallocate));
+    }
     let lanes = (0..swarm.lanes).map(|_| LaneIo::new()).collect();
     let mut trace = Trace::new(scenario.trace);
     trace.note_text(Nanos::ZERO, "world", &format!("{swarm:?}"));
@@ -135,6 +143,7 @@ fn draw_state(scenario: &Scenario) -> SimState {
         swarm,
         trace,
         disks,
+        paths,
         ops: Ops::default(),
         lanes,
         oracle,
@@ -147,14 +156,14 @@ fn draw_state(scenario: &Scenario) -> SimState {
 fn make_lowers(state: &mut SimState) -> Vec<LowerRef> {
     let block_bytes = state.swarm.block_sectors as u32 * 512;
     let mut lowers = Vec::new();
+    let limits = QueueLimits {
+        logical_block_bytes: block_bytes,
+        physical_block_bytes: block_bytes,
+        io_min_bytes: block_bytes,
+        features: DeviceFeatures::WRITE_CACHE | DeviceFeatures::FUA,
+        ..QueueLimits::default()
+    };
     for index in 0..state.disks.len() {
-        let limits = QueueLimits {
-            logical_block_bytes: block_bytes,
-            physical_block_bytes: block_bytes,
-            io_min_bytes: block_bytes,
-            features: DeviceFeatures::WRITE_CACHE | DeviceFeatures::FUA,
-            ..QueueLimits::default()
-        };
         let direct = state.rng.u32(0..3) == 0;
         if direct {
             // Past the page cache a disk does whole blocks or nothing.
@@ -162,8 +171,16 @@ fn make_lowers(state: &mut SimState) -> Vec<LowerRef> {
         }
         let len_sectors = state.disks[index].len_sectors();
         let raw = RawHandle(index as i32);
-        let file = RawFile::new(&format!("disk{index}"), len_sectors, limits, direct, raw);
+        let file = RawFile::new(&format!("disk{index}"), len_sectors, limits.clone(), direct, raw);
         lowers.push(LowerRef { id: LowerId(index as u32), device: Arc::new(file) });
+    }
+    for (index, path) in state.paths.iter().enumerate() {
+        let raw = RawHandle(FIRST_PATH_HANDLE + index as i32);
+        let (disk, len_sectors) = (&state.disks[path.disk], path.len_sectors());
+        let direct = disk.unit_bytes > 8;
+        let file = RawFile::new(&format!("path{index}"), len_sectors, limits.clone(), direct, raw);
+        let id = LowerId((state.disks.len() + index) as u32);
+        lowers.push(LowerRef { id, device: Arc::new(path.device(file)) });
     }
     lowers
 }
@@ -204,6 +221,10 @@ impl World {
         if swarm.scratch {
             world.spawn(side::scratch(world.director.clone()));
         }
+        if swarm.luns > 0 {
+            world.spawn(weather::blow(world.director.clone()));
+            world.spawn(weather::check_paths(world.director.clone()));
+        }
         if swarm.races {
             world.director.progress.meddlers.set(1);
             world.spawn(side::meddle(world.director.clone()));
@@ -223,7 +244,8 @@ impl World {
         let lowers = make_lowers(&mut state);
         let swarm = state.swarm.clone();
         let units = (state.disks[0].len_sectors() / swarm.block_sectors) as usize;
-        let space = SpaceMap::new(swarm.disks, units, swarm.block_sectors);
+        let luns = state.disks.iter().skip(swarm.disks).map(Disk::len_sectors).collect();
+        let space = SpaceMap::new(swarm.disks, units, swarm.block_sectors).with_luns(luns);
         let stage = Stage::new(state);
         let (engines, coordinator) = make_engines(&stage);
         let control = Control::new(stage.clone());
@@ -234,6 +256,8 @@ impl World {
             control: control.clone(),
             registry: Rc::new(registry),
             disks: Rc::new(lowers),
+            multis: Rc::default(),
+            waiting: Rc::default(),
             space: Rc::new(RefCell::new(space)),
             progress: Rc::new(Progress {
                 act: Cell::new(Act::Play),
@@ -274,6 +298,9 @@ impl World {
             let mut state = self.stage.get();
             state.note("heal", &[]);
             state.phase = Phase::Liveness;
+            let in_use: Vec<usize> =
+                self.director.multis.borrow().values().flatten().copied().collect();
+            state.leave_one_path_each(&in_use);
             state.heal_hung(true);
         }
         self.director.progress.act.set(Act::Calm);

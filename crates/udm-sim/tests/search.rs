@@ -79,6 +79,36 @@ fn a_short_search_breaks_no_promise_and_leaves_nothing_out() {
 }
 
 #[test]
+fn a_short_search_over_multipath_breaks_no_promise_and_leaves_nothing_out() {
+    let base = Scenario { only: Some("multipath".into()), ..scenario(0, 3000) };
+    let outcome = search(&base, 1..=60, |_| false);
+    if let Some(failure) = outcome.failure {
+        panic!("seed {}: {}", failure.scenario.seed, failure.violation);
+    }
+    for what in [
+        "bios ok",
+        "path deaths",
+        "path stalls",
+        "path flaps",
+        "path misfits",
+        "path returns",
+        "all paths dead",
+        "operations on a dead path",
+        "late answers of a dead path",
+        "new paths for held I/O",
+        "path messages",
+        "paths checked",
+        "queueing turned off and on",
+        "suspend flush",
+        "suspend noflush",
+        "swaps",
+        "tables refused for the size of a path",
+    ] {
+        assert!(outcome.tally.of(what) > 0, "'{what}' never happened: {}", outcome.tally);
+    }
+}
+
+#[test]
 fn every_canary_is_caught_within_200_seeds() {
     for (name, canary) in Canary::ALL {
         let caught = seeds_to_catch(canary, 200, 1500);
