@@ -3,10 +3,12 @@
 //! `udm bench` runs a closed loop of bios through a stack of mapped devices in this process and
 //! prints I/Os a second, CPU nanoseconds an I/O (of the lane's thread, from the kernel's
 //! accounting) and latencies. `udm bench swap` runs a verified load on every lane while tables are
-//! swapped as fast as they go, and prints what the swaps cost and that nothing was lost.
+//! swapped as fast as they go, and prints what the swaps cost and that nothing was lost. `udm bench
+//! failover` kills the path that a multipath device uses, and prints how long I/O paused.
 //!
 //! On a shared machine wall-clock rates say little; CPU per I/O and ratios within one run do.
 
+mod failover;
 mod ladder;
 mod load;
 mod swap;
@@ -29,6 +31,8 @@ pub struct BenchArgs {
 enum BenchWhat {
     /// Swap tables under a verified load from every lane
     Swap(SwapArgs),
+    /// Kill the path in use under a verified load, again and again
+    Failover(FailoverArgs),
 }
 
 /// A stack of mapped devices over a null or memory device, in this process.
@@ -86,6 +90,38 @@ pub struct SwapArgs {
     pub json: bool,
 }
 
+/// Killing paths under load.
+#[derive(Clone, Debug, Args)]
+pub struct FailoverArgs {
+    /// Deaths of each kind
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rounds: u32,
+    /// Lanes; 0 for one a processor
+    #[arg(long, default_value_t = 1)]
+    pub lanes: usize,
+    /// I/Os under way on each lane
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub depth: u32,
+    /// Only this kind of path
+    #[arg(long, value_enum)]
+    pub only: Option<FailoverPaths>,
+    /// Driver of the lanes
+    #[arg(long, value_enum, default_value_t = Driver::Auto)]
+    pub driver: Driver,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What paths a failover bench kills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailoverPaths {
+    /// Mapped devices of this process, replaced by the error target
+    InProcess,
+    /// NBD servers on unix sockets, killed
+    Nbd,
+}
+
 /// What is below a bench stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Lower {
@@ -136,10 +172,11 @@ pub type BenchError = Box<dyn std::error::Error + Send + Sync>;
 /// Runs a bench and prints its result.
 ///
 /// # Errors
-/// If the stack cannot be built, or (for `swap`) if anything was lost.
+/// If the stack cannot be built, or (for `swap` and `failover`) if anything was lost.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
     match &args.what {
         None => ladder::run(&args.ladder),
         Some(BenchWhat::Swap(args)) => swap::run(args),
+        Some(BenchWhat::Failover(args)) => failover::run(args),
     }
 }

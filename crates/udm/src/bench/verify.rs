@@ -49,6 +49,8 @@ pub(crate) struct VerifyOrder {
 pub(crate) struct VerifyResult {
     /// Longest pause of each window, in nanoseconds.
     pub(crate) pauses_ns: Vec<u64>,
+    /// The same for each window by its number, with the pauses its begin and end fell into.
+    pub(crate) windows: Vec<(u64, u64)>,
 }
 
 pub(crate) struct Verify {
@@ -58,6 +60,7 @@ pub(crate) struct Verify {
     window: u64,
     last_ns: u64,
     longest_ns: u64,
+    longest_with_edges_ns: u64,
     scratch: Vec<u8>,
     unposted_ios: u64,
     result: VerifyResult,
@@ -85,6 +88,7 @@ impl Verify {
             window: 0,
             last_ns: 0,
             longest_ns: 0,
+            longest_with_edges_ns: 0,
             scratch: vec![0; BLOCK_BYTES],
             unposted_ios: 0,
             result: VerifyResult::default(),
@@ -128,17 +132,19 @@ impl Verify {
 
     fn measure(&mut self) {
         let now_ns = monotonic_ns();
-        if self.last_ns != 0 {
-            self.longest_ns = self.longest_ns.max(now_ns - self.last_ns);
-        }
+        let gap_ns = if self.last_ns == 0 { 0 } else { now_ns - self.last_ns };
+        self.longest_ns = self.longest_ns.max(gap_ns);
+        self.longest_with_edges_ns = self.longest_with_edges_ns.max(gap_ns);
         self.last_ns = now_ns;
         let window = self.board.window.load(Ordering::Relaxed);
         if window != self.window {
             if self.window != 0 {
                 self.result.pauses_ns.push(self.longest_ns);
             }
+            self.result.windows.push((self.window, self.longest_with_edges_ns));
             self.window = window;
             self.longest_ns = 0;
+            self.longest_with_edges_ns = gap_ns;
         }
         self.unposted_ios += 1;
         if self.unposted_ios == 64 {

@@ -4,7 +4,7 @@
 //! docs/targets/multipath.md), which sums its lanes. It is read by key, so a newer target may say
 //! more. A device that is not watched has its numbers all the same.
 
-use super::policy::PathState;
+use super::policy::{IO_FAILED, PathState};
 use super::watch::{PathNote, PathNotes, PathWatch};
 use crate::runtime::Runtime;
 use std::collections::BTreeMap;
@@ -196,13 +196,20 @@ fn row(numbers: &PathNumbers, report: &Report, note: Option<&PathNote>, now: Nan
         in_flight: numbers.in_flight,
         latency_p50_us: quantile_us(&numbers.buckets, 50),
         latency_p99_us: quantile_us(&numbers.buckets, 99),
-        last_error: note
-            .and_then(|note| note.last_error.clone())
-            .or_else(|| numbers.last_error.as_ref().map(|word| format!("an I/O failed: {word}"))),
+        last_error: last_error(numbers, note),
         last_check_ms: last_check.map(|check| now.since(check.at).as_millis()),
         last_check_good: last_check.map(|check| check.is_good),
         next_check_ms: note.map(|note| note.next_check.since(now).as_millis()),
         ..PathStatus::default()
+    }
+}
+
+/// A check's words, or what the target says of the I/O that failed.
+fn last_error(numbers: &PathNumbers, note: Option<&PathNote>) -> Option<String> {
+    let noted = note.and_then(|note| note.last_error.as_deref());
+    match (noted, &numbers.last_error) {
+        (None | Some(IO_FAILED), Some(word)) => Some(format!("{IO_FAILED}: {word}")),
+        (noted, _) => noted.map(str::to_owned),
     }
 }
 

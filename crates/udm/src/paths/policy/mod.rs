@@ -27,7 +27,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-pub use record::{CheckNote, PathRecord};
+pub use record::{CheckNote, IO_FAILED, PathRecord};
 
 use super::config::{Failback, NoPath, Policy};
 use super::view::{GroupState, GroupView, PathView, View};

@@ -11,6 +11,8 @@ use udm_types::Nanos;
 /// A path that the target failed is looked at again after this long, or sooner with a shorter
 /// interval: most failures are over at once or not for long.
 const AFTER_FAILURE: Nanos = Nanos(1_000_000_000);
+/// Why a path failed, if the target failed it and it is not known more exactly.
+pub const IO_FAILED: &str = "an I/O failed";
 /// Shortest time between two checks, whatever a device says about its next try.
 const BETWEEN_CHECKS: Nanos = Nanos(100_000_000);
 
@@ -90,7 +92,7 @@ impl PathRecord {
             for _ in 0..foreign {
                 self.count_failure(now, policy);
             }
-            self.last_error = Some("an I/O failed".to_owned());
+            self.last_error = Some(IO_FAILED.to_owned());
         }
         if foreign > 0 || (self.was_active && !view.is_active && own == 0) {
             self.good = None;
