@@ -1,10 +1,11 @@
 //! The tables of the NBD benchmark: medians, ratios, Markdown.
 //!
 //! Two tables of numbers (CPU for an I/O, I/Os a second), one row a server and one column a case,
-//! and one of ratios: how many times less CPU udm needs than the cheapest peer with the same
-//! backing, and how many times the floor's. A server that stores nothing is compared only with
-//! others that store nothing, except in a line that says so. Ratios are made from medians of the
-//! same run.
+//! and one of ratios: how many times less CPU udm (and the floor) needs than the cheapest peer with
+//! the same backing, and how many times the floor's. A server that stores nothing is compared only
+//! with others that store nothing, except in a line that says so. Ratios are made from medians of
+//! the same run. The last table holds the ratios against what the project has promised
+//! ([`Bar`]), and names every case where a promise is not kept.
 //!
 //! The same text goes to the terminal and into the page, so that what is published is what was
 //! seen.
@@ -58,32 +59,101 @@ pub(crate) fn tables(cases: &[String], rows: &[Row]) -> String {
     for row in rows {
         line(&mut out, row, |cell| format!("{:.0}", cell.kiops()));
     }
-    let own: Vec<&Row> = rows.iter().filter(|row| row.role == Role::Udm).collect();
-    if !own.is_empty() {
+    let lines = ratios(rows, cases.len());
+    if !lines.is_empty() {
         heading(&mut out, "Ratios of CPU for an I/O", cases, false);
     }
-    for row in own {
+    for Ratios { name, numbers, .. } in &lines {
+        let text: Vec<String> = numbers.iter().map(|number| format!("{number:.2}")).collect();
+        push_line(&mut out, &format!("| {name} | {} |", text.join(" | ")));
+    }
+    bars(&mut out, cases, &lines);
+    out
+}
+
+/// One line of ratios, a number for each case.
+struct Ratios {
+    name: String,
+    numbers: Vec<f64>,
+    bar: Option<Bar>,
+}
+
+/// What a ratio has to be.
+#[derive(Clone, Copy)]
+enum Bar {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bar {
+    fn is_met(self, number: f64) -> bool {
+        match self {
+            Bar::AtLeast(least) => number >= least,
+            Bar::AtMost(most) => number <= most,
+        }
+    }
+}
+
+fn ratios(rows: &[Row], cases: usize) -> Vec<Ratios> {
+    let mut lines = Vec::new();
+    if !rows.iter().any(|row| row.role == Role::Udm) {
+        return lines;
+    }
+    for row in rows.iter().filter(|row| row.role != Role::Peer) {
         let mut against = vec![(row.backing, "the best peer")];
-        if row.backing == Backing::Memory {
+        if row.backing == Backing::Memory && row.role == Role::Udm {
             // Not the same work, but the strictest reading of the goal.
             against.push((Backing::Nothing, "the best peer that stores nothing"));
         }
         for (backing, whom) in against {
             let peers = rows.iter().filter(|r| r.role == Role::Peer && r.backing == backing);
             let peers: Vec<&Row> = peers.collect();
-            if !peers.is_empty() {
-                let name = format!("{}: times cheaper than {whom}", row.name);
-                ratios(&mut out, &name, row, &best(&peers, cases.len()));
+            if peers.is_empty() {
+                continue;
             }
+            let name = format!("{}: times cheaper than {whom}", row.name);
+            let best = best(&peers, cases);
+            let numbers = row.cells.iter().zip(best).map(|(cell, best)| best / cell.cpu_us());
+            let bar = match (row.role, row.backing, backing) {
+                (Role::Udm, Backing::Memory, Backing::Memory) => Some(Bar::AtLeast(4.0)),
+                (Role::Udm, Backing::File, Backing::File) => Some(Bar::AtLeast(3.0)),
+                (Role::Udm | Role::Floor | Role::Peer, _, _) => None,
+            };
+            lines.push(Ratios { name, numbers: numbers.collect(), bar });
         }
         let floors = rows.iter().filter(|r| r.role == Role::Floor && r.backing == row.backing);
-        for floor in floors {
+        for floor in floors.filter(|_| row.role == Role::Udm) {
             let times = row.cells.iter().zip(&floor.cells).map(|(c, f)| c.cpu_us() / f.cpu_us());
             let name = format!("{}: times {}", row.name, floor.name);
-            numbers(&mut out, &name, &times.collect::<Vec<f64>>());
+            let bar = (row.backing == Backing::Memory).then_some(Bar::AtMost(1.6));
+            lines.push(Ratios { name, numbers: times.collect(), bar });
         }
     }
-    out
+    lines
+}
+
+/// Which promises are kept, and where not.
+fn bars(out: &mut String, cases: &[String], lines: &[Ratios]) {
+    if !lines.iter().any(|line| line.bar.is_some()) {
+        return;
+    }
+    push_line(out, "\n## What was promised\n");
+    push_line(out, "| ratio | promised | kept in | not kept in |");
+    push_line(out, "|---|---|--:|---|");
+    for Ratios { name, numbers, bar } in lines {
+        let Some(bar) = *bar else { continue };
+        let promised = match bar {
+            Bar::AtLeast(least) => format!("at least {least}"),
+            Bar::AtMost(most) => format!("at most {most}"),
+        };
+        let missed = cases.iter().zip(numbers).filter(|(_, number)| !bar.is_met(**number));
+        let missed: Vec<String> =
+            missed.map(|(case, number)| format!("{case} ({number:.2})")).collect();
+        let kept = cases.len() - missed.len();
+        let missed = if missed.is_empty() { "-".to_owned() } else { missed.join(", ") };
+        let line = format!("| {name} | {promised} | {kept} of {} | {missed} |", cases.len());
+        push_line(out, &line);
+    }
 }
 
 /// The cheapest of these rows for each case.
@@ -91,17 +161,6 @@ fn best(rows: &[&Row], cases: usize) -> Vec<f64> {
     (0..cases)
         .map(|case| rows.iter().map(|row| row.cells[case].cpu_us()).fold(f64::INFINITY, f64::min))
         .collect()
-}
-
-fn ratios(out: &mut String, name: &str, row: &Row, against: &[f64]) {
-    let numbers_of: Vec<f64> =
-        row.cells.iter().zip(against).map(|(cell, other)| other / cell.cpu_us()).collect();
-    numbers(out, name, &numbers_of);
-}
-
-fn numbers(out: &mut String, name: &str, numbers: &[f64]) {
-    let text: Vec<String> = numbers.iter().map(|number| format!("{number:.2}")).collect();
-    push_line(out, &format!("| {name} | {} |", text.join(" | ")));
 }
 
 fn heading(out: &mut String, title: &str, cases: &[String], with_size: bool) {
@@ -147,6 +206,27 @@ mod tests {
         assert!(text.contains("| udm: times cheaper than the best peer | 4.00 |"), "{text}");
         assert!(text.contains("| udm: times floor | 1.50 |"), "{text}");
         assert!(text.contains("| udm | 0.75 | 7 MiB | 2 |"), "{text}");
+        assert!(text.contains("| floor: times cheaper than the best peer | 6.00 |"), "{text}");
+        assert!(
+            text.contains("| udm: times cheaper than the best peer | at least 4 | 1 of 1 | - |"),
+            "{text}"
+        );
         assert!(text.contains("| fast | 500 | 7 MiB | 2 |"), "{text}");
+    }
+
+    #[test]
+    fn a_promise_that_is_not_kept_is_named_with_its_case() {
+        let rows = [
+            row("floor", Role::Floor, 0.5),
+            row("udm", Role::Udm, 1.0),
+            row("fast", Role::Peer, 3.0),
+        ];
+        let text = tables(&["read".to_owned()], &rows);
+        for line in [
+            "| udm: times cheaper than the best peer | at least 4 | 0 of 1 | read (3.00) |",
+            "| udm: times floor | at most 1.6 | 0 of 1 | read (2.00) |",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 }
