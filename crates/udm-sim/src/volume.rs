@@ -77,7 +77,10 @@ impl Volume {
         };
         let mut volume = Volume::over(director, index, stack);
         for node in (0..volume.stack.nodes.len()).rev() {
-            volume.make_device(node).await?;
+            if volume.make_device(node).await.is_none() {
+                volume.unmake(node).await;
+                return None;
+            }
         }
         director.stage.get().tally.count("volumes");
         let (actors, lanes) = {
@@ -272,6 +275,22 @@ impl Volume {
     /// The load ends here; the oracle forgets the volume.
     async fn retire(&mut self) {
         self.stop_load().await;
+    }
+
+    /// Removes what there is of a stack that was not finished: a meddler was in between.
+    async fn unmake(&mut self, top: usize) {
+        for node in top..self.stack.nodes.len() {
+            if self.stack.nodes[node].id.is_some() {
+                let device = key(&self.stack.nodes[node].name);
+                let request = Request::Remove { device, deferred: false };
+                let answer = self.director.control.ask(request).await;
+                self.director.expect("remove", answer);
+            }
+            if let Some(window) = self.stack.nodes[node].window.take() {
+                self.director.stage.get().oracle.close_window(window);
+            }
+        }
+        self.stage_out();
     }
 
     /// Removes the devices from the top down.
