@@ -111,9 +111,9 @@ error_codes! {
     Misaligned = "UDM-0114", Invalid, "a range does not fit the block size below",
         "With a device of larger blocks below (for instance 4096 bytes = 8 sectors), starts and lengths must be multiples of that block.";
     DeviceNotFound = "UDM-0115", NoEntry, "no such device or file",
-        "A device in a table is a path, dm:NAME or /dev/mapper/NAME (a mapped device), MAJOR:MINOR of one, mem:SIZE or null:SIZE.";
+        "A device in a table is a path, dm:NAME or /dev/mapper/NAME (a mapped device), MAJOR:MINOR of one, mem:SIZE, null:SIZE, nbd://HOST/EXPORT or nbd+unix:///EXPORT?socket=PATH.";
     DeviceOpen = "UDM-0116", Io, "a device below cannot be opened",
-        "The system's reason is in the message. Is the path right, and may this user open it for writing? A table loaded read-only opens its devices read-only.";
+        "The system's reason is in the message. Is the path right, and may this user open it for writing? A table loaded read-only opens its devices read-only. For an NBD export: does the server run, and does it have that export?";
     SelfReference = "UDM-0117", Invalid, "a device cannot be below itself",
         "The table names the device itself, or a device that already stands on it. Stacks have no loops.";
     StackTooDeep = "UDM-0118", Invalid, "the stack of devices is too deep",

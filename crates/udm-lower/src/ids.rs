@@ -5,7 +5,7 @@
 //! index their slots and operation tokens by it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use udm_core::{LowerCx, LowerDevice, LowerLane, LowerRef};
+use udm_core::{LinkState, LowerCx, LowerDevice, LowerLane, LowerRef};
 use udm_lane::Errno;
 use udm_types::{LowerId, QueueLimits, Sector};
 
@@ -81,5 +81,9 @@ impl LowerDevice for Numbered {
 
     fn open_lane(&self, cx: &mut LowerCx<'_>) -> Result<Box<dyn LowerLane>, Errno> {
         self.device.open_lane(cx)
+    }
+
+    fn link(&self) -> Option<LinkState> {
+        self.device.link()
     }
 }

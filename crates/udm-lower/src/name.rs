@@ -1,5 +1,5 @@
 //! What a table calls a lower device: `PATH`, `file:PATH`, `direct:PATH`, `mem:SIZE[:NAME]`,
-//! `null:SIZE`.
+//! `null:SIZE`, and the names of NBD exports (`nbd/uri.rs`).
 //!
 //! Pure: nothing is opened here. Called by the registry with one word of a table line; mapped
 //! devices (`dm:NAME`, `/dev/mapper/NAME`, `MAJOR:MINOR`) have been looked for before, so a name
@@ -11,6 +11,7 @@
 //! The tricky case is `mem:64M:disk`: the unit ends at the second colon and the rest is a name, so
 //! that two tables can mean the same memory.
 
+use crate::nbd::{NbdName, is_nbd};
 use udm_core::table::parse_size_sectors;
 use udm_core::{ErrorCode, ErrorKind, UserError};
 use udm_types::Sector;
@@ -38,6 +39,8 @@ pub(crate) enum LowerName<'a> {
         /// Memory of the same name is the same memory.
         name: Option<&'a str>,
     },
+    /// An export of an NBD server.
+    Nbd(Box<NbdName>),
     /// Takes everything, keeps nothing.
     Null {
         /// Its size.
@@ -47,6 +50,9 @@ pub(crate) enum LowerName<'a> {
 
 /// Parses a device name.
 pub(crate) fn parse_name(text: &str) -> Result<LowerName<'_>, UserError> {
+    if is_nbd(text) {
+        return Ok(LowerName::Nbd(Box::new(NbdName::parse(text)?)));
+    }
     if let Some(size) = text.strip_prefix("null:") {
         return Ok(LowerName::Null { len_sectors: parse_size_sectors(size)? });
     }
@@ -101,14 +107,10 @@ fn not_a_path(text: &str, path: &str) -> UserError {
         return UserError::new(ErrorCode::DeviceNotFound, text)
             .hint("`udm ls` lists them; name a block device of the system by its path");
     }
-    if text.starts_with("nbd://") || text.starts_with("nbd+unix:") {
-        let text = format!("{shown}: a remote NBD export cannot be a device below yet");
-        return UserError::new(ErrorCode::DeviceNotFound, text).of_kind(ErrorKind::Unsupported);
-    }
     let text = format!("'{}' is neither an absolute path nor another device name", shorten(path));
     UserError::new(ErrorCode::DeviceNotFound, text)
         .of_kind(ErrorKind::Invalid)
-        .hint("write the path from / on, or dm:NAME, mem:SIZE, null:SIZE")
+        .hint("write the path from / on, or dm:NAME, mem:SIZE, null:SIZE, nbd://HOST/EXPORT")
 }
 
 /// A name as table text writes it: a backslash before what would end or change the word, so that a
@@ -172,7 +174,7 @@ mod tests {
         assert_eq!(error("253:7").kind(), ErrorKind::NoEntry);
         assert!(error("253:7").message().contains("no mapped device"));
         assert!(error("dm:gone").message().contains("no mapped device"));
-        assert_eq!(error("nbd://host/x").kind(), ErrorKind::Unsupported);
+        assert_eq!(error("nbd+unix:///x").code(), ErrorCode::BadArgument);
         assert_eq!(error("/a\0b").kind(), ErrorKind::Invalid);
         assert_eq!(error(&format!("/{}", "a".repeat(4095))).kind(), ErrorKind::Invalid);
         assert_eq!(error("mem:1M:").code(), ErrorCode::BadArgument);

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `PATH`, `file:PATH`, `direct:PATH` | the same inode (or device number), opened the same way |
 //! | `mem:SIZE:NAME` | the same NAME; the size must agree |
+//! | `nbd://...`, `nbd+unix://...` | the same server, export and options, opened the same way |
 //! | `mem:SIZE`, `null:SIZE` | nobody: each is new |
 //!
 //! Rules. Nothing is created here. A block device that is opened for writing is claimed, so a
@@ -20,6 +21,7 @@ use crate::file::{FileDevice, InodeState};
 use crate::ids::{Ids, Numbered};
 use crate::memory::{MemoryDevice, MemoryDisk};
 use crate::name::{LowerName, escaped, parse_name, shorten};
+use crate::nbd::{NbdDevice, NbdName, NbdProbe};
 use crate::null::NullDevice;
 use rustix::fs::{FileType, Stat, major, minor, stat};
 use rustix::io::Errno as OsErrno;
@@ -27,7 +29,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use udm_core::table::DeviceRef;
-use udm_core::{Dest, DeviceResolver, ErrorCode, ErrorKind, LowerDevice, UserError};
+use udm_core::{Dest, DeviceResolver, ErrorCode, ErrorKind, LinkState, LowerDevice, UserError};
 use udm_driver::OpenOptions;
 use udm_lane::Errno;
 use udm_types::Sector;
@@ -47,8 +49,13 @@ struct OpenDevices {
     inodes: BTreeMap<Identity, Weak<InodeState>>,
     memories: BTreeMap<String, Weak<MemoryDisk>>,
     named: BTreeMap<(String, bool), Weak<Numbered>>,
+    /// The newest of a name last; more than one only if the export came back as something else.
+    exports: BTreeMap<(String, bool), Vec<OpenExport>>,
     sweep_at: usize,
 }
+
+/// An export that may be open, and how to ask it about itself.
+type OpenExport = (Weak<Numbered>, NbdProbe);
 
 /// Which file, and how it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +97,7 @@ impl LowerRegistry {
             LowerName::Memory { len_sectors, name: label } => {
                 self.open_memory(name, len_sectors, label, read_only)
             }
+            LowerName::Nbd(nbd) => self.open_nbd(name, &nbd, read_only),
             LowerName::Null { len_sectors } => {
                 let device =
                     self.number(Box::new(NullDevice::new(name, len_sectors, read_only)))?;
@@ -143,6 +151,48 @@ impl LowerRegistry {
         open.named.insert(key, Arc::downgrade(&device));
         open.sweep();
         Ok(describe(device, None))
+    }
+
+    /// Opens an export, or finds it open: then it need not be reachable now, as a disk that has
+    /// failed can still be named. One that came back as something else is opened anew.
+    fn open_nbd(
+        &self,
+        shown: &str,
+        name: &NbdName,
+        read_only: bool,
+    ) -> Result<DeviceRef, UserError> {
+        let key = (name.key(), read_only);
+        let known = |open: &OpenDevices| {
+            let mut newest_first = open.exports.get(&key)?.iter().rev();
+            newest_first.find_map(|(device, probe)| device.upgrade().filter(|_| !probe.is_misfit()))
+        };
+        if let Some(device) = known(&self.lock()) {
+            return Ok(describe(device, None));
+        }
+        // Not under the lock: a server that does not answer must not hold up other tables.
+        let device = NbdDevice::open(&escaped(shown), name, read_only)?;
+        let probe = device.probe();
+        let device = self.number(Box::new(device))?;
+        let mut open = self.lock();
+        if let Some(first) = known(&open) {
+            return Ok(describe(first, None));
+        }
+        let same_name = open.exports.entry(key).or_default();
+        same_name.retain(|(device, _)| device.strong_count() > 0);
+        same_name.push((Arc::downgrade(&device), probe));
+        open.sweep();
+        Ok(describe(device, None))
+    }
+
+    /// How the connections of a device stand, by the name it has in tables; `None` if it is not
+    /// open or not reached over a connection.
+    pub fn link(&self, name: &str) -> Option<LinkState> {
+        let LowerName::Nbd(nbd) = parse_name(name).ok()? else { return None };
+        let open = self.lock();
+        [false, true].into_iter().find_map(|read_only| {
+            let mut newest_first = open.exports.get(&(nbd.key(), read_only))?.iter().rev();
+            newest_first.find_map(|(device, _)| device.upgrade())?.link()
+        })
     }
 
     fn open_path(
@@ -201,14 +251,20 @@ impl OpenDevices {
     /// Forgets devices that have gone, now and then, so that a table of 20,000 files does not cost
     /// 20,000 sweeps.
     fn sweep(&mut self) {
-        if self.files.len() + self.named.len() < self.sweep_at {
+        if self.len() < self.sweep_at {
             return;
         }
         self.files.retain(|_, device| device.strong_count() > 0);
         self.inodes.retain(|_, inode| inode.strong_count() > 0);
         self.named.retain(|_, device| device.strong_count() > 0);
         self.memories.retain(|_, disk| disk.strong_count() > 0);
-        self.sweep_at = SWEEP_AT_LEAST.max(2 * (self.files.len() + self.named.len()));
+        self.exports
+            .retain(|_, same_name| same_name.iter().any(|(device, _)| device.strong_count() > 0));
+        self.sweep_at = SWEEP_AT_LEAST.max(2 * self.len());
+    }
+
+    fn len(&self) -> usize {
+        self.files.len() + self.named.len() + self.exports.len()
     }
 }
 

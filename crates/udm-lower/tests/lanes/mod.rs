@@ -5,10 +5,10 @@
 //! `user` word.
 
 use std::sync::Arc;
-use udm_core::{BioBox, LowerBench, LowerCx, LowerDevice, LowerLane};
+use udm_core::{Bio, BioBox, LowerBench, LowerCx, LowerDevice, LowerLane};
 use udm_driver::{DriverChoice, open_driver};
 use udm_lane::{Buf, Completion, Driver, Payload};
-use udm_types::{BioFlags, LaneId, Op};
+use udm_types::{BioFlags, LaneId, Nanos, Op};
 
 /// A lane.
 pub(crate) struct Lane {
@@ -17,6 +17,8 @@ pub(crate) struct Lane {
     bench: LowerBench,
     part: Option<Box<dyn LowerLane>>,
     completions: Vec<Completion>,
+    /// Set and not fired yet.
+    timers: Vec<(Nanos, u64)>,
 }
 
 impl Lane {
@@ -38,7 +40,14 @@ impl Lane {
         let number = LaneId(number);
         let now = driver.now();
         let part = device.open_lane(&mut bench.cx(&mut *driver, number, now)).unwrap();
-        Some(Lane { number, driver, bench, part: Some(part), completions: Vec::new() })
+        Some(Lane {
+            number,
+            driver,
+            bench,
+            part: Some(part),
+            completions: Vec::new(),
+            timers: Vec::new(),
+        })
     }
 
     fn part(&mut self, call: impl FnOnce(&mut dyn LowerLane, &mut LowerCx<'_>)) {
@@ -54,17 +63,67 @@ impl Lane {
 
     /// Waits until at least one bio is done.
     pub(crate) fn turn(&mut self) -> Vec<BioBox> {
+        self.end_turn();
         while self.bench.done.is_empty() {
-            let mut completions = std::mem::take(&mut self.completions);
-            self.driver.wait(None, &mut completions);
-            for completion in completions.drain(..) {
-                let user = completion.token.0 as u32;
-                self.bench.ops_in_flight -= 1;
-                self.part(|part, cx| part.on_op(user, completion, cx));
-            }
-            self.completions = completions;
+            self.step(true);
         }
         self.bench.done.drain(..).collect()
+    }
+
+    /// One turn of the lane's loop; waits for something to happen if `may_block`.
+    pub(crate) fn step(&mut self, may_block: bool) {
+        let mut completions = std::mem::take(&mut self.completions);
+        let earliest = self.timers.iter().map(|(deadline, _)| *deadline).min();
+        let deadline = if may_block { earliest } else { Some(Nanos::ZERO) };
+        self.driver.wait(deadline, &mut completions);
+        for completion in completions.drain(..) {
+            let user = completion.token.0 as u32;
+            self.bench.ops_in_flight -= 1;
+            self.part(|part, cx| part.on_op(user, completion, cx));
+        }
+        self.completions = completions;
+        let now = self.driver.now();
+        while let Some(due) = self.timers.iter().position(|(deadline, _)| *deadline <= now) {
+            let (_, token) = self.timers.swap_remove(due);
+            self.part(|part, cx| part.on_timer(token, cx));
+        }
+        self.end_turn();
+    }
+
+    /// Turns until `wanted` holds; a minute without it fails the test.
+    #[allow(dead_code, reason = "not every test program waits for something else than a bio")]
+    pub(crate) fn turn_until(&mut self, mut wanted: impl FnMut() -> bool) {
+        let deadline = self.driver.now() + Nanos::from_secs(60);
+        while !wanted() {
+            assert!(self.driver.now() < deadline, "what the test waits for does not come");
+            self.step(false);
+            std::thread::yield_now();
+        }
+    }
+
+    fn end_turn(&mut self) {
+        self.collect_timers();
+        if !std::mem::take(&mut self.bench.turn_enders).is_empty() {
+            self.part(|part, cx| part.on_turn_end(cx));
+            self.collect_timers();
+        }
+    }
+
+    fn collect_timers(&mut self) {
+        self.timers
+            .extend(self.bench.timers.drain(..).map(|(deadline, _, token)| (deadline, token)));
+    }
+
+    /// Takes what is done, without waiting.
+    #[allow(dead_code, reason = "not every test program looks without waiting")]
+    pub(crate) fn done(&mut self) -> Vec<BioBox> {
+        self.bench.done.drain(..).collect()
+    }
+
+    /// Answers bios early.
+    #[allow(dead_code, reason = "not every test program aborts")]
+    pub(crate) fn abort(&mut self, mut select: impl FnMut(&Bio) -> bool) {
+        self.part(|part, cx| part.abort(&mut select, cx));
     }
 
     /// One bio, there and back.
@@ -100,9 +159,20 @@ impl Lane {
         bio
     }
 
-    /// Closes the part; nothing may be under way.
+    /// No table wants the part any more.
+    #[allow(dead_code, reason = "not every test program lets go apart from closing")]
+    pub(crate) fn let_go(&mut self) {
+        self.part(|part, cx| part.let_go(cx));
+        self.end_turn();
+    }
+
+    /// Closes the part as the engine does: it lets go, and goes when its last operation has ended.
     pub(crate) fn close(&mut self) {
-        assert_eq!(self.bench.ops_in_flight, 0);
+        self.part(|part, cx| part.let_go(cx));
+        self.end_turn();
+        while self.bench.ops_in_flight > 0 {
+            self.step(true);
+        }
         self.part(|part, cx| part.close(cx));
         self.part = None;
     }
