@@ -56,6 +56,7 @@ fn device(event_nr: u32) -> Box<DeviceStatus> {
         event_nr,
         target_count: 1,
         len_sectors: 8,
+        request_based: false,
     })
 }
 

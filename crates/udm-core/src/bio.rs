@@ -68,6 +68,8 @@ pub(crate) enum Origin {
     },
     /// A parent bio that waits for its pieces; an index into the lane's parents.
     Parent(u32),
+    /// The bios it carries as one request; an index into the lane's requests.
+    Request(u32),
 }
 
 /// What a bio remembers of one layer.

@@ -126,6 +126,8 @@ error_codes! {
         "A device in a table is a regular file or a block device, not a directory, socket or terminal.";
     SizeSyntax = "UDM-0122", Invalid, "a size was expected",
         "Sizes are a number with an optional unit: 64M, 1G, 512K, 2T (powers of 1024), or bytes without one; a multiple of 512.";
+    MapModeRule = "UDM-0123", Invalid, "bio-based and request-based do not mix here",
+        "A device maps bios (most targets) or requests (multipath with queue_mode mq or rq). Its first table decides, and no later one can change it, not even after `udm clear`: remove and create the device, or use queue_mode bio.\nA request-based table has exactly one target, and the devices below it are request-based or no mapped devices.";
     NoSuchDevice = "UDM-0201", NoDevice, "no such mapped device",
         "`udm ls` lists the mapped devices. A removed device is gone with its tables.";
     NameTaken = "UDM-0202", Busy, "the name is taken",

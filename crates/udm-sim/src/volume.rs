@@ -267,7 +267,8 @@ impl Volume {
         let Ok(Reply::Gauges(gauges)) = answer else {
             return self.director.violate(format!("no gauges of {name}"));
         };
-        if gauges.in_flight != 0 || gauges.held != 0 || gauges.contract_breaches != 0 {
+        let open = gauges.in_flight + gauges.held + gauges.requests.waiting;
+        if open != 0 || gauges.contract_breaches != 0 {
             self.director.violate(format!("{name} is idle, but its gauges say {gauges:?}"));
         }
     }

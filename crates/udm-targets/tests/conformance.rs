@@ -18,6 +18,7 @@ conformance!(error, ErrorCase);
 conformance!(delay, DelayCase);
 conformance!(flakey, FlakeyCase);
 conformance!(multipath, MultipathCase);
+conformance!(multipath_requests, MultipathRequestCase);
 
 const fn good(len_sectors: Sector, args: &'static str, printed: &'static str) -> Good {
     Good { len_sectors, args, printed }
@@ -430,5 +431,36 @@ impl Case for MultipathCase {
 
     fn place(offset: Sector) -> (&'static str, Sector) {
         ("d0", offset)
+    }
+}
+
+/// The same paths in request mode.
+struct MultipathRequestCase;
+
+impl Case for MultipathRequestCase {
+    const TARGET: &'static str = MultipathCase::TARGET;
+    const VERSION: [u32; 3] = MultipathCase::VERSION;
+    const DEVICES: &'static [(&'static str, Sector)] = MultipathCase::DEVICES;
+    const LEN_SECTORS: Sector = MultipathCase::LEN_SECTORS;
+    const ARGS: &'static str = "0 0 1 1 queue-length 0 2 0 d0 d0";
+    const STATUS: &'static str = MultipathCase::STATUS;
+    const KIND: Kind = MultipathCase::KIND;
+    const FLUSHED: &'static [&'static str] = MultipathCase::FLUSHED;
+    const DISCARD: Ranged = MultipathCase::DISCARD;
+    const WRITE_ZEROES: Ranged = MultipathCase::WRITE_ZEROES;
+    const SINGLETON: bool = true;
+    const REQUEST_BASED: bool = true;
+    const ERRORS_KEPT: &'static [Status] = MultipathCase::ERRORS_KEPT;
+    const ABANDONED: Status = MultipathCase::ABANDONED;
+    const HEALED_BY: &'static [&'static [&'static str]] = MultipathCase::HEALED_BY;
+    const GOOD: &'static [Good] = MultipathCase::GOOD;
+    const BAD: &'static [Bad] = MultipathCase::BAD;
+
+    fn registry() -> Registry {
+        udm_targets::registry()
+    }
+
+    fn place(offset: Sector) -> (&'static str, Sector) {
+        MultipathCase::place(offset)
     }
 }

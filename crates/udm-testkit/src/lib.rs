@@ -24,5 +24,5 @@ pub use fake_driver::{FakeWorld, LaneProbe};
 pub use io::{Io, IoDone, IoTicket};
 pub use mem_lower::{DISCARDED_BYTE, MemLower, Seen};
 pub use pattern::{Model, SECTOR_LEN, Stamp, mix, pattern, stamp};
-pub use probe::probe_type;
+pub use probe::{probe_type, request_probe_type};
 pub use world::{Started, TestWorld};

@@ -9,6 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::mpsc::{self, Sender};
 use udm::runtime::{Runtime, RuntimeConfig};
+use udm_core::lifecycle::{DeviceKey, Reply, Request, RequestGauges};
 use udm_core::{Actor, ActorCx, BioBox};
 use udm_driver::DriverChoice;
 use udm_lane::{Buf, Payload};
@@ -60,6 +61,8 @@ struct Order {
     op: Op,
     flags: BioFlags,
     len_sectors: u64,
+    /// One after the other, not anywhere.
+    sequential: bool,
     warm_up: u64,
 }
 
@@ -69,6 +72,7 @@ struct Meter {
     order: Order,
     rng: fastrand::Rng,
     done: u64,
+    next_sector: u64,
     before: u64,
     /// Allocations, or what went wrong.
     outcome: Result<u64, String>,
@@ -80,6 +84,11 @@ impl Meter {
         let Order { op, flags, len_sectors, .. } = self.order;
         let sector = match op {
             Op::Flush => 0,
+            _ if self.order.sequential => {
+                let sector = self.next_sector;
+                self.next_sector = (sector + len_sectors) % USED_SECTORS;
+                sector
+            }
             Op::Read | Op::Write | Op::Discard | Op::WriteZeroes => {
                 self.rng.u64(..=(USED_SECTORS - len_sectors) / 8) * 8
             }
@@ -132,7 +141,16 @@ fn measure(runtime: &Runtime, device: DeviceId, order: Order) -> u64 {
     let (report, outcome) = mpsc::channel();
     runtime.spawn_actor(LaneId(0), move || {
         let rng = fastrand::Rng::with_seed(7);
-        Box::new(Meter { device, order, rng, done: 0, before: 0, outcome: Ok(u64::MAX), report })
+        Box::new(Meter {
+            device,
+            order,
+            rng,
+            done: 0,
+            next_sector: 0,
+            before: 0,
+            outcome: Ok(u64::MAX),
+            report,
+        })
     });
     match outcome.recv() {
         Ok(Ok(allocations)) => allocations,
@@ -141,7 +159,7 @@ fn measure(runtime: &Runtime, device: DeviceId, order: Order) -> u64 {
 }
 
 fn order(op: Op, len_sectors: u64) -> Order {
-    Order { op, flags: BioFlags::empty(), len_sectors, warm_up: 20_000 }
+    Order { op, flags: BioFlags::empty(), len_sectors, sequential: false, warm_up: 20_000 }
 }
 
 /// Makes a device and runs loops over it.
@@ -207,6 +225,27 @@ fn barriers_allocate_nothing() {
     let barrier = Order { flags: BioFlags::ORDERED, ..order(Op::Write, 8) };
     let two = "0 1024 linear mem:4M:a 0\n1024 3072 linear mem:4M:b 0";
     check(&runtime, "two", two, &[barrier]);
+}
+
+#[test]
+fn requests_of_one_bio_and_of_several_allocate_nothing() {
+    let runtime = start(DriverChoice::Auto);
+    let table = "0 2048 multipath 0 0 1 1 queue-length 0 2 0 mem:1M:a mem:1M:a";
+    let flush = order(Op::Flush, 0);
+    let preflush = Order { flags: BioFlags::PREFLUSH | BioFlags::FUA, ..order(Op::Write, 8) };
+    let [read, write] = reads_and_writes(8);
+    check(&runtime, "request", table, &[read, write, flush, preflush, order(Op::Discard, 64)]);
+    let device = runtime.create("merge", None, table, false).expect("the table is good").id;
+    let sequential = Order { sequential: true, ..write };
+    assert_eq!(measure(&runtime, device, sequential), 0, "bios that are merged");
+    let key = DeviceKey::Id(device);
+    match runtime.request(Request::Gauges { device: key }) {
+        Ok(Reply::Gauges(gauges)) => {
+            let RequestGauges { bios, back_merges, .. } = gauges.requests;
+            assert!(back_merges > bios / 2, "{back_merges} of {bios} were merged");
+        }
+        other => panic!("no gauges: {other:?}"),
+    }
 }
 
 #[test]

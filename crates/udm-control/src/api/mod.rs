@@ -17,7 +17,8 @@ mod types;
 pub use error::{WireError, from_wire, to_wire};
 pub use paths::{PathPolicy, PathStatus};
 pub use types::{
-    Counter, Dependency, Device, ExportState, Gauges, Line, Selector, SuspendState, TargetType,
+    Counter, Dependency, Device, ExportState, Gauges, Line, RequestCounters, Selector,
+    SuspendState, TargetType,
 };
 
 use serde::de::DeserializeOwned;

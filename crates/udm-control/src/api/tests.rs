@@ -2,7 +2,7 @@
 
 use super::{
     Counter, Dependency, Device, ExportState, Gauges, Line, METHODS, PathPolicy, PathStatus,
-    Selector, SuspendState, TargetType, field_names,
+    RequestCounters, Selector, SuspendState, TargetType, field_names,
 };
 use crate::INTERFACE_TEXT;
 use serde::Serialize;
@@ -58,6 +58,7 @@ fn types_of_file_and_code_have_the_same_fields() {
         ("Line", keys(&Line::default())),
         ("Dependency", keys(&Dependency::default())),
         ("Counter", keys(&Counter::default())),
+        ("RequestCounters", keys(&RequestCounters::default())),
         ("Gauges", keys(&Gauges::default())),
         ("TargetType", keys(&TargetType::default())),
         ("ExportState", keys(&ExportState::default())),

@@ -85,6 +85,8 @@ pub struct Device {
     pub target_count: u32,
     /// Size of the live table.
     pub len_sectors: u64,
+    /// Its bios become requests before they are mapped.
+    pub request_based: bool,
 }
 
 /// Why and since when a device is suspended.
@@ -132,6 +134,7 @@ impl From<&DeviceStatus> for Device {
             event_nr: status.event_nr,
             target_count: status.target_count,
             len_sectors: status.len_sectors,
+            request_based: status.request_based,
         }
     }
 }
@@ -197,6 +200,25 @@ pub struct Gauges {
     pub busy_ms: u64,
     /// Calls in which a target broke its contract.
     pub contract_breaches: u64,
+    /// What became of bios on a request-based device; all zero on any other.
+    pub requests: RequestCounters,
+}
+
+/// Counters of request-based devices, like those of `iostat`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestCounters {
+    /// Bios queued (pieces, after splitting).
+    pub bios: u64,
+    /// Requests started, repetitions included.
+    pub requests: u64,
+    /// Bios joined to the end of a request.
+    pub back_merges: u64,
+    /// Bios joined to the beginning of a request.
+    pub front_merges: u64,
+    /// Requests that were put back into the queue.
+    pub requeues: u64,
+    /// Requests that have not been started, now.
+    pub waiting: u64,
 }
 
 impl From<&lifecycle::Gauges> for Gauges {
@@ -213,6 +235,14 @@ impl From<&lifecycle::Gauges> for Gauges {
             errors: gauges.errors,
             busy_ms: gauges.busy.as_millis(),
             contract_breaches: gauges.contract_breaches,
+            requests: RequestCounters {
+                bios: gauges.requests.bios,
+                requests: gauges.requests.requests,
+                back_merges: gauges.requests.back_merges,
+                front_merges: gauges.requests.front_merges,
+                requeues: gauges.requests.requeues,
+                waiting: gauges.requests.waiting,
+            },
         }
     }
 }

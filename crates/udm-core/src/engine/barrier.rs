@@ -191,7 +191,9 @@ impl Engine {
             ParentKind::BarrierPostflush
             | ParentKind::Split
             | ParentKind::FanOut
-            | ParentKind::Preflush => self.barrier_end(index),
+            | ParentKind::Preflush
+            | ParentKind::FuaData
+            | ParentKind::FuaFlush => self.barrier_end(index),
         }
     }
 

@@ -6,16 +6,18 @@
 
 use super::device::{SuspendMark, TableLane};
 use super::doorway;
+use super::parent::passes_through;
 use super::{BarrierMessage, Engine, LaneMessage};
 use crate::actor::DeviceNotice;
 use crate::error::UserError;
 use crate::lifecycle::Gauges;
 use crate::table::Table;
+use crate::target::MapMode;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use udm_types::{DeviceId, LaneId};
+use udm_types::{DeviceId, LaneId, Status};
 
 /// The lane the coordinator lives on.
 pub const COORDINATOR_LANE: LaneId = LaneId(0);
@@ -44,6 +46,8 @@ pub enum LaneStep {
         generation: u64,
         /// The table.
         table: Arc<Table>,
+        /// Bio or request, as the device is.
+        mode: MapMode,
     },
     /// Drop a table kept aside.
     Unstage {
@@ -122,7 +126,7 @@ impl Engine {
                 Ok(AnswerBody::Done)
             }
             LaneStep::Destroy => self.destroy(id),
-            LaneStep::Stage { generation, table } => self.stage(id, generation, table),
+            LaneStep::Stage { generation, table, mode } => self.stage(id, generation, table, mode),
             LaneStep::Unstage { generation } => self.unstage(id, generation),
             // Answers for itself, when drained.
             LaneStep::Suspend { noflush } => return self.suspend(id, noflush, round),
@@ -165,6 +169,7 @@ impl Engine {
         id: DeviceId,
         generation: u64,
         table: Arc<Table>,
+        mode: MapMode,
     ) -> Result<AnswerBody, UserError> {
         for (count, lower) in table.lowers.iter().enumerate() {
             if let Err(error) = self.attach_lower(lower) {
@@ -176,7 +181,7 @@ impl Engine {
         }
         let lane = self.shared.lane;
         if let Some(device) = self.devices.get_mut(id) {
-            device.staged.push(TableLane::new(id, generation, table, lane));
+            device.staged.push(TableLane::new(id, generation, table, mode, lane));
         }
         Ok(AnswerBody::Done)
     }
@@ -206,7 +211,16 @@ impl Engine {
         if let Some(mut device) = self.devices.destroy(id) {
             debug_assert_eq!(device.gate.in_flight, 0, "a device is destroyed when drained");
             for held in device.gate.held.drain(..) {
-                self.give_up(held.bio, udm_types::Status::Offline);
+                self.give_up(held.bio, Status::Offline);
+            }
+            for bio in device.requests.take().into_iter().flat_map(|queue| queue.into_bios()) {
+                self.give_up(bio, Status::Offline);
+            }
+            // A barrier may wait for requests that are gone now.
+            if device.gate.barrier.answer_due
+                && let Some(ticket) = device.gate.barrier.closed_by
+            {
+                self.tell_barrier_home(id, BarrierMessage::Closed(id, ticket));
             }
             for table in device.staged.drain(..).chain([device.table]) {
                 self.drop_table(table);
@@ -226,6 +240,7 @@ impl Engine {
         self.each_target(id, |target, cx| target.presuspend(cx));
         // What presuspend let go of has to move before the gate can be found drained.
         self.run_parts();
+        self.suspend_requests(id);
         self.check_drained(id);
     }
 
@@ -235,6 +250,7 @@ impl Engine {
             device.gate.suspend = None;
         }
         self.each_target(id, |target, cx| target.presuspend_undo(cx));
+        self.resume_requests(id);
         self.let_flow(id);
         Ok(AnswerBody::Done)
     }
@@ -269,25 +285,31 @@ impl Engine {
         if resized {
             self.notify_actors(DeviceNotice::Resized(id));
         }
+        self.resume_requests(id);
         self.let_flow(id);
         Ok(AnswerBody::Done)
     }
 
-    /// Fails what came through a device and waits at the gate of one below.
+    /// Fails what came through a device and waits at the gate, or in the queue, of one below.
     fn abort_held(&mut self, id: DeviceId) {
         let mut aborted = Vec::new();
-        let parents = &self.parents;
+        let (parents, requests) = (&self.parents, &self.requests);
+        let mut queues = Vec::new();
         for below in self.devices.iter_mut().filter(|below| below.id != id) {
             for held in core::mem::take(&mut below.gate.held) {
-                if parents.passes_through(&held.bio, id) {
+                if passes_through(parents, requests, &held.bio, id) {
                     aborted.push(held.bio);
                 } else {
                     below.gate.held.push_back(held);
                 }
             }
+            queues.extend(below.requests.as_ref().map(|_| below.id));
         }
         for bio in aborted {
-            self.give_up(bio, udm_types::Status::Timeout);
+            self.give_up(bio, Status::Timeout);
+        }
+        for below in queues {
+            self.abort_requests(below, id);
         }
     }
 
@@ -338,6 +360,7 @@ impl Engine {
             return;
         }
         if gate.barrier.answer_due
+            && device.requests.as_ref().is_none_or(|queue| queue.is_idle())
             && let Some(ticket) = gate.barrier.closed_by
         {
             gate.barrier.answer_due = false;

@@ -15,10 +15,11 @@
 //! The tricky case is a barrier (`Op` with `ORDERED`) among held bios: entering them stops in front
 //! of it, and the gate stays closed until the barrier has been through.
 
+use super::request::RequestQueue;
 use crate::bio::{BioBox, BioClass, Dest};
 use crate::lifecycle::Gauges;
 use crate::table::{Table, TableTarget};
-use crate::target::{Target, TargetPlace};
+use crate::target::{MapMode, Target, TargetPlace};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -47,6 +48,8 @@ pub struct DeviceView {
 pub(crate) struct DeviceLane {
     pub(crate) id: DeviceId,
     pub(crate) gate: Gate,
+    /// Where bios become requests, if the device is request-based: fixed with its first table.
+    pub(crate) requests: Option<Box<RequestQueue>>,
     /// The live table; without targets if there is none.
     pub(crate) table: TableLane,
     pub(crate) staged: Vec<TableLane>,
@@ -110,6 +113,8 @@ pub(crate) struct BarrierMark {
 /// The table a lane serves from.
 pub(crate) struct TableLane {
     pub(crate) generation: u64,
+    /// Bios become requests before they are mapped.
+    request_based: bool,
     pub(crate) table: Option<Arc<Table>>,
     pub(crate) targets: Vec<TargetLane>,
 }
@@ -186,6 +191,7 @@ impl TableLane {
         device: DeviceId,
         table_generation: u64,
         table: Arc<Table>,
+        mode: MapMode,
         lane: LaneId,
     ) -> TableLane {
         let instance = |(index, target): (usize, &TableTarget)| TargetLane {
@@ -207,11 +213,12 @@ impl TableLane {
                 .map(|to| (to.dest, to.start_sector.wrapping_sub(target.begin_sector))),
         };
         let targets = table.targets.iter().enumerate().map(instance).collect();
-        TableLane { generation: table_generation, table: Some(table), targets }
+        let request_based = mode == MapMode::Request;
+        TableLane { generation: table_generation, request_based, table: Some(table), targets }
     }
 
     fn none() -> TableLane {
-        TableLane { generation: 0, table: None, targets: Vec::new() }
+        TableLane { generation: 0, request_based: false, table: None, targets: Vec::new() }
     }
 
     /// The target that holds a sector inside the table.
@@ -241,6 +248,7 @@ impl DeviceLane {
         let mut device = DeviceLane {
             id,
             gate: Gate::default(),
+            requests: None,
             table: TableLane::none(),
             staged: Vec::new(),
             stats: Stats::default(),
@@ -263,6 +271,9 @@ impl DeviceLane {
     /// Puts a table in place; the old one comes back. Nothing may be in flight.
     pub(crate) fn bind(&mut self, table: TableLane) -> TableLane {
         debug_assert_eq!(self.gate.in_flight, 0, "a table is swapped on a drained gate");
+        if table.request_based && self.requests.is_none() {
+            self.requests = Some(Box::default());
+        }
         let old = core::mem::replace(&mut self.table, table);
         self.refresh();
         old
@@ -274,7 +285,12 @@ impl DeviceLane {
         let limits = &table.limits;
         self.len_sectors = table.len_sectors;
         self.ops = limits.ops();
-        self.gate.allow(self.ops);
+        // Bios of a request-based device never go the short way: they are queued.
+        let short_way = if self.requests.is_none() { self.ops } else { OpSet::empty() };
+        self.gate.allow(short_way);
+        if let Some(queue) = &mut self.requests {
+            queue.allow(limits);
+        }
         self.block_mask = limits.logical_block_sectors() - 1;
         self.max_discard_sectors = limits.max_discard_sectors;
         self.max_write_zeroes_sectors = limits.max_write_zeroes_sectors;
@@ -296,6 +312,17 @@ impl DeviceLane {
         (bio.len_sectors.wrapping_sub(1) < room).then_some(index)
     }
 
+    /// True for a read or write that can be queued as it is, on a request-based device.
+    #[inline]
+    pub(crate) fn takes_request(&self, bio: &BioBox) -> bool {
+        self.requests.as_ref().is_some_and(|queue| {
+            queue.takes(bio)
+                && self.ops.has(bio.op)
+                && !self.is_misaligned(bio)
+                && bio.end_sector() <= self.len_sectors
+        })
+    }
+
     /// True if a range does not begin and end on logical blocks.
     pub(crate) fn is_misaligned(&self, bio: &BioBox) -> bool {
         (bio.sector | bio.len_sectors) & self.block_mask != 0
@@ -308,6 +335,11 @@ impl DeviceLane {
             return Sector::MAX;
         };
         let to_border = target.place.end_sector - sector;
+        if let Some(queue) = &self.requests
+            && op.has_data()
+        {
+            return to_border.min(queue.max_sectors());
+        }
         match op {
             Op::Read | Op::Write => match target.max_io_len_sectors {
                 0 => to_border,
@@ -330,6 +362,7 @@ impl DeviceLane {
             errors: self.stats.errors,
             busy: self.stats.busy,
             contract_breaches: self.stats.contract_breaches,
+            requests: self.requests.as_ref().map_or_else(Default::default, |queue| queue.gauges()),
         });
     }
 }

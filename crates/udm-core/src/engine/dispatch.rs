@@ -15,6 +15,7 @@ use super::Engine;
 use super::device::DeviceLane;
 use super::doorway::{self, NO_TARGET, Next};
 use super::parent::{ParentKind, Rest};
+use super::request::Again;
 use crate::bio::{BioBox, Dest, Origin};
 use crate::table::{FlushRoute, Table};
 use crate::target::Ended;
@@ -60,7 +61,8 @@ impl Engine {
         match next {
             Next::Onward(bio, _) => self.parts.dispatched.push_back(bio),
             Next::Kept => {}
-            Next::Requeue(bio) => self.requeue(bio),
+            Next::Requeue(bio) => self.requeue(bio, Again::Shortly),
+            Next::DelayRequeue(bio) => self.requeue(bio, Again::Later),
             Next::Dead(bio) => {
                 let id = match bio.dest {
                     Dest::Device(id) => Some(id),
@@ -88,6 +90,9 @@ impl Engine {
         let seq = device.gate.take_seq();
         if !device.gate.is_open() {
             return device.gate.hold(seq, bio);
+        }
+        if device.takes_request(&bio) {
+            return self.queue_request(id, seq, bio);
         }
         self.route(id, bio, seq);
     }
@@ -131,6 +136,9 @@ impl Engine {
         if bio.flags.contains(BioFlags::PREFLUSH) && !flush_rides_along(device, &bio) {
             return self.preflush(id, bio, seq);
         }
+        if device.requests.as_ref().is_some_and(|queue| queue.needs_postflush(&bio)) {
+            return self.write_then_flush(id, bio, seq);
+        }
         let piece = device.piece_sectors(bio.op, bio.sector);
         if bio.len_sectors > piece {
             let rest = Rest { sector: bio.sector, len_sectors: bio.len_sectors };
@@ -141,6 +149,9 @@ impl Engine {
 
     /// A bio that lies in one target: one copy, or as many as the target asks for.
     fn route_piece(&mut self, id: DeviceId, mut bio: BioBox, seq: u64) {
+        if self.devices.get(id).is_some_and(|device| device.requests.is_some()) {
+            return self.route_request(id, bio, seq);
+        }
         let Some((live, table)) = self.devices.get(id).and_then(DeviceLane::live) else {
             return self.give_up(bio, Status::IoErr);
         };
@@ -173,6 +184,9 @@ impl Engine {
     pub(super) fn route_flush(&mut self, id: DeviceId, mut bio: BioBox, seq: u64) {
         bio.sector = 0;
         bio.len_sectors = 0;
+        if self.devices.get(id).is_some_and(|device| device.requests.is_some()) {
+            return self.route_request(id, bio, seq);
+        }
         let Some((_, table)) = self.devices.get(id).and_then(DeviceLane::live) else {
             return self.give_up(bio, Status::IoErr);
         };
@@ -242,6 +256,17 @@ impl Engine {
         self.route_flush(id, child, seq);
     }
 
+    /// A FUA write where the device below cannot: the data, then a flush.
+    fn write_then_flush(&mut self, id: DeviceId, bio: BioBox, seq: u64) {
+        if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut()) {
+            queue.unsettle();
+        }
+        let parent = self.parents.put(id, seq, ParentKind::FuaData, bio);
+        let mut child = self.copy_for(parent, 0);
+        child.flags.remove(BioFlags::FUA);
+        self.route(id, child, seq);
+    }
+
     /// Takes a completed bio up through its layers to whoever submitted it.
     pub(crate) fn finish(&mut self, mut bio: BioBox) {
         let now = self.shared.now;
@@ -262,7 +287,8 @@ impl Engine {
                 match doorway::end_io(device, &mut self.parts, bio) {
                     Ended::Done(done) => bio = done,
                     Ended::Incomplete => return,
-                    Ended::Requeue(back) | Ended::DelayRequeue(back) => return self.requeue(back),
+                    Ended::Requeue(back) => return self.requeue(back, Again::NextTurn),
+                    Ended::DelayRequeue(back) => return self.requeue(back, Again::Later),
                 }
             }
             bio.leave_frame(depth);
@@ -278,11 +304,13 @@ impl Engine {
         match bio.origin {
             Origin::Actor { actor, tag } => self.deliver(actor, tag, bio),
             Origin::Parent(parent) => self.child_done(parent, bio, false),
+            Origin::Request(request) => self.request_done(request, bio),
         }
     }
 
-    /// Pushes a bio back, out of the layer it is in: held under noflush, an error otherwise.
-    pub(crate) fn requeue(&mut self, mut bio: BioBox) {
+    /// Pushes a bio back, out of the layer it is in: held under noflush, an error otherwise. A
+    /// request goes back into its queue, always.
+    pub(super) fn requeue(&mut self, mut bio: BioBox, again: Again) {
         let Some(frame) = bio.pop_frame() else {
             debug_assert!(false, "a target pushed back a bio that is in no layer");
             return self.give_up(bio, Status::IoErr);
@@ -290,6 +318,10 @@ impl Engine {
         let whole = self.replayed_with_parent(bio.origin, frame.device);
         let Some(device) = self.devices.get_mut(frame.device) else { return };
         device.gate.in_flight -= 1;
+        if device.requests.is_some() {
+            self.requeue_request(frame.device, frame.seq, bio, again);
+            return self.check_drained(frame.device);
+        }
         if !device.gate.noflush {
             bio.status = Status::IoErr;
             device.stats.count(&bio, self.shared.now.since(bio.issued_at));
@@ -298,7 +330,7 @@ impl Engine {
             bio.status = Status::Ok;
             match (whole, bio.origin) {
                 (true, Origin::Parent(parent)) => self.child_done(parent, bio, true),
-                (true | false, Origin::Actor { .. } | Origin::Parent(_)) => {
+                (true | false, Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_)) => {
                     device.gate.hold(frame.seq, bio);
                 }
             }
@@ -324,13 +356,15 @@ fn refusal(device: &DeviceLane, bio: &BioBox) -> Option<Status> {
 }
 
 /// True if a flush before a write may travel with the write: one device below, and the target that
-/// takes the write's beginning sends it there unseen. (A zero target would swallow the flush.)
+/// takes the write's beginning sends it there unseen. (A zero target would swallow the flush.) A
+/// request-based device always does one after the other.
 fn flush_rides_along(device: &DeviceLane, bio: &BioBox) -> bool {
-    device.live().is_some_and(|(live, table)| match &table.flush_route {
-        FlushRoute::Devices(dests) => {
-            let target = &table.targets[live.target_at(bio.sector)];
-            dests.is_empty() || (dests.len() == 1 && target.traits.flush_bypasses_map)
-        }
-        FlushRoute::Targets => false,
-    })
+    device.requests.is_none()
+        && device.live().is_some_and(|(live, table)| match &table.flush_route {
+            FlushRoute::Devices(dests) => {
+                let target = &table.targets[live.target_at(bio.sector)];
+                dests.is_empty() || (dests.len() == 1 && target.traits.flush_bypasses_map)
+            }
+            FlushRoute::Targets => false,
+        })
 }

@@ -53,6 +53,8 @@ pub(crate) enum Next {
     Kept,
     /// Push it back.
     Requeue(BioBox),
+    /// Push it back for a while.
+    DelayRequeue(BioBox),
     /// It failed; its status is set and `end_io` is not called.
     Dead(BioBox),
 }
@@ -123,7 +125,8 @@ pub(crate) fn map(
             dead(device, bio)
         }
         Mapped::Submitted => Next::Kept,
-        Mapped::Requeue(bio) | Mapped::DelayRequeue(bio) => Next::Requeue(bio),
+        Mapped::Requeue(bio) => Next::Requeue(bio),
+        Mapped::DelayRequeue(bio) => Next::DelayRequeue(bio),
         Mapped::Kill(bio) => dead(device, bio),
     }
 }

@@ -4,6 +4,7 @@
 //! it. It goes only when both are zero, so a late completion always finds its owner.
 
 use super::Engine;
+use super::parent::passes_through;
 use super::tokens::lower_token;
 use crate::bio::{Bio, BioBox};
 use crate::error::{ErrorCode, UserError};
@@ -202,7 +203,7 @@ impl Engine {
         for index in 0..self.lowers.slots.len() {
             let Some(slot) = &mut self.lowers.slots[index] else { continue };
             let id = slot.device.id;
-            let parents = &self.parents;
+            let (parents, requests) = (&self.parents, &self.requests);
             let mut cx = LowerCx {
                 driver: &mut *self.shared.driver,
                 done: &mut self.parts.done,
@@ -213,7 +214,8 @@ impl Engine {
                 lane: self.shared.lane,
                 now: self.shared.now,
             };
-            slot.lane.abort(&mut |bio| parents.passes_through(bio, device), &mut cx);
+            let mut select = |bio: &Bio| passes_through(parents, requests, bio, device);
+            slot.lane.abort(&mut select, &mut cx);
         }
     }
 

@@ -5,7 +5,8 @@
 //! ```text
 //!   wait -> completions -> messages -> timers -> tasks -> bios -> end of turn -> (again)
 //! ```
-//! Files: `dispatch` (the way of a bio), `parent` (split and fan-out), `barrier`, `doorway` (calls
+//! Files: `dispatch` (the way of a bio), `parent` (split and fan-out), `barrier`, `request/` (what
+//! request-based devices do), `doorway` (calls
 //! into targets), `device` (gate and table), `commands` (what the coordinator asks), `lowers`,
 //! `actors`, `parts` (what actors reach), `tokens`.
 //!
@@ -21,6 +22,7 @@ pub(crate) mod doorway;
 mod lowers;
 mod parent;
 pub(crate) mod parts;
+mod request;
 pub(crate) mod tokens;
 
 pub use barrier::BarrierMessage;
@@ -33,6 +35,7 @@ use crate::bio::BioBox;
 use crate::lifecycle::{Coordinator, ReplySink, Request};
 use actors::Actors;
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use barrier::BarrierHomes;
@@ -43,6 +46,7 @@ use doorway::TargetParts;
 use lowers::Lowers;
 use parent::Parents;
 use parts::{Shared, TimerFor};
+use request::{Again, Requests};
 use tokens::OpOwner;
 use udm_lane::{Completion, Driver, Executor, Mailbox, MailboxReceiver, TaskId, Wake};
 use udm_types::{ActorId, DeviceId, LaneId, LowerId, Nanos, Status};
@@ -116,6 +120,13 @@ pub struct Engine {
     lowers: Lowers,
     actors: Actors,
     parents: Parents,
+    requests: Requests,
+    /// Request-based devices with requests that go out at the end of the turn.
+    plugged: Vec<DeviceId>,
+    /// One of them has so many that they go out now.
+    plug_full: bool,
+    /// Request-based devices with requests to map again.
+    kicked: VecDeque<DeviceId>,
     parts: TargetParts,
     lower_timers: Vec<(Nanos, LowerId, u64)>,
     lower_turn_enders: Vec<LowerId>,
@@ -138,6 +149,10 @@ pub struct EngineCensus {
     pub in_flight: u64,
     /// Bios held at gates.
     pub held: u64,
+    /// Requests of request-based devices that have not been started.
+    pub waiting: u64,
+    /// Requests of several bios.
+    pub requests: usize,
     /// Bios that wait for pieces or copies.
     pub parents: usize,
     /// Operations of lower devices under way.
@@ -169,6 +184,10 @@ impl Engine {
             lowers: Lowers::default(),
             actors: Actors::default(),
             parents: Parents::default(),
+            requests: Requests::default(),
+            plugged: Vec::new(),
+            plug_full: false,
+            kicked: VecDeque::new(),
             parts: TargetParts::new(lane, lanes),
             lower_timers: Vec::new(),
             lower_turn_enders: Vec::new(),
@@ -209,6 +228,8 @@ impl Engine {
             || !self.shared.turn_enders.is_empty()
             || !self.lower_turn_enders.is_empty()
             || !self.parts.is_empty()
+            || !self.kicked.is_empty()
+            || !self.plugged.is_empty()
             || !self.shared.lost.is_empty()
             || self.shared.has_unsent()
             || self.executor.has_ready()
@@ -260,6 +281,7 @@ impl Engine {
     pub fn census(&self) -> EngineCensus {
         let mut census = EngineCensus {
             parents: self.parents.len(),
+            requests: self.requests.len(),
             lower_ops: self.lowers.ops_in_flight(),
             actors: self.actors.len(),
             bios_lost: self.bios_lost,
@@ -268,6 +290,7 @@ impl Engine {
         for device in self.devices.iter() {
             census.in_flight += device.gate.in_flight;
             census.held += device.gate.held.len() as u64;
+            census.waiting += device.requests.as_ref().map_or(0, |queue| queue.waiting());
         }
         census
     }
@@ -366,6 +389,7 @@ impl Engine {
                         );
                     }
                 }
+                TimerFor::Requests { device } => self.requests_due(device),
                 TimerFor::Coordinator { token } => {
                     if let Some(coordinator) = &mut self.coordinator {
                         coordinator.on_timer(token, now);
@@ -388,7 +412,8 @@ impl Engine {
 
     /// Runs bios until nothing moves or the turn's share is used up.
     fn run_bios(&mut self) -> bool {
-        let mut did = self.run_parts();
+        let mut did = self.run_kicked();
+        did |= self.run_parts();
         for count in 1..=BIOS_PER_TURN_MAX {
             let Some(bio) = self.shared.incoming.pop_front() else { break };
             did = true;
@@ -396,11 +421,17 @@ impl Engine {
             if self.shared.incoming.is_empty() {
                 self.run_parts();
             }
-            if count % BIOS_PER_LOOK == 0 && self.receiver.has_message() {
-                break;
+            if count % BIOS_PER_LOOK == 0 {
+                if self.plug_full {
+                    self.unplug_all();
+                }
+                if self.receiver.has_message() {
+                    break;
+                }
             }
         }
-        did | self.run_parts()
+        did |= self.run_parts();
+        did | self.unplug_all()
     }
 
     /// Takes up what targets and lower devices asked for, until they ask for nothing more.
@@ -412,7 +443,7 @@ impl Engine {
             } else if let Some(bio) = self.parts.dispatched.pop_front() {
                 self.enter(bio);
             } else if let Some(bio) = self.parts.requeued.pop_front() {
-                self.requeue(bio);
+                self.requeue(bio, Again::NextTurn);
             } else {
                 break;
             }

@@ -19,7 +19,8 @@
 //! ancestor, so the push-back travels up through the split parent.
 
 use super::Engine;
-use crate::bio::{BioBox, Dest, Origin};
+use super::request::Requests;
+use crate::bio::{Bio, BioBox, Dest, Origin};
 use alloc::vec::Vec;
 use udm_types::{BioFlags, DeviceId, Op, SECTOR_BYTES, Sector, Status};
 
@@ -36,6 +37,10 @@ pub(crate) enum ParentKind {
     FanOut,
     /// The flush before a write.
     Preflush,
+    /// The data of a FUA write that a flush follows.
+    FuaData,
+    /// The flush after it.
+    FuaFlush,
     /// First flush of a barrier. A barrier counts as in flight itself.
     BarrierPreflush,
     /// Data of a barrier.
@@ -48,7 +53,10 @@ impl ParentKind {
     /// True if a push-back of a child replays the whole parent.
     fn replays_whole(self) -> bool {
         match self {
-            ParentKind::Split | ParentKind::Preflush => false,
+            ParentKind::Split
+            | ParentKind::Preflush
+            | ParentKind::FuaData
+            | ParentKind::FuaFlush => false,
             ParentKind::FanOut
             | ParentKind::BarrierPreflush
             | ParentKind::BarrierData
@@ -129,21 +137,31 @@ impl Parents {
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
+}
 
-    /// True if a bio, or a parent it is part of, is inside `device`.
-    pub(super) fn passes_through(&self, bio: &crate::bio::Bio, device: DeviceId) -> bool {
-        let mut bio = bio;
-        loop {
-            if bio.frames().iter().any(|frame| frame.device == device) {
-                return true;
-            }
-            match bio.origin {
-                Origin::Actor { .. } => return false,
-                Origin::Parent(index) => match self.get(index) {
-                    Some(parent) if parent.device == device => return true,
-                    Some(parent) => bio = &parent.bio,
-                    None => return false,
-                },
+/// True if a bio, or a parent it is part of, or a bio it carries, is inside `device`.
+pub(super) fn passes_through(
+    parents: &Parents,
+    requests: &Requests,
+    bio: &Bio,
+    device: DeviceId,
+) -> bool {
+    let mut bio = bio;
+    loop {
+        if bio.frames().iter().any(|frame| frame.device == device) {
+            return true;
+        }
+        match bio.origin {
+            Origin::Actor { .. } => return false,
+            Origin::Parent(index) => match parents.get(index) {
+                Some(parent) if parent.device == device => return true,
+                Some(parent) => bio = &parent.bio,
+                None => return false,
+            },
+            // As deep as request-based devices are stacked.
+            Origin::Request(index) => {
+                let bios = requests.bios(index);
+                return bios.iter().any(|bio| passes_through(parents, requests, bio, device));
             }
         }
     }
@@ -284,12 +302,17 @@ impl Engine {
     }
 
     fn parent_done(&mut self, index: u32) {
-        match self.parents.get_mut(index).kind {
+        let (kind, ok) =
+            (self.parents.get_mut(index).kind, self.parents.get_mut(index).status.is_ok());
+        match kind {
             ParentKind::Split => {
                 let parent = self.parents.take(index);
                 match (parent.pushed_back, parent.bio.origin) {
                     (true, Origin::Parent(above)) => self.child_done(above, parent.bio, true),
-                    (true | false, Origin::Actor { .. } | Origin::Parent(_)) => {
+                    (
+                        true | false,
+                        Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_),
+                    ) => {
                         self.give_up(parent.bio, parent.status);
                     }
                 }
@@ -308,6 +331,23 @@ impl Engine {
                     self.give_up(parent.bio, parent.status);
                 }
             }
+            ParentKind::FuaData if ok => {
+                let parent = self.parents.get_mut(index);
+                parent.kind = ParentKind::FuaFlush;
+                let (id, seq) = (parent.device, parent.seq);
+                let child = self.flush_for(index);
+                self.route_flush(id, child, seq);
+            }
+            ParentKind::FuaData | ParentKind::FuaFlush => {
+                let parent = self.parents.take(index);
+                self.give_up(parent.bio, parent.status);
+                if let Some(queue) =
+                    self.devices.get_mut(parent.device).and_then(|device| device.requests.as_mut())
+                {
+                    queue.settle();
+                    self.check_drained(parent.device);
+                }
+            }
             ParentKind::BarrierPreflush
             | ParentKind::BarrierData
             | ParentKind::BarrierPostflush => self.barrier_step(index),
@@ -323,13 +363,17 @@ impl Engine {
         device.gate.in_flight -= 1;
         match (pushed_back, whole, bio.origin) {
             (true, true, Origin::Parent(above)) => self.child_done(above, bio, true),
-            (true, true | false, Origin::Actor { .. } | Origin::Parent(_)) => {
+            (true, true | false, Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_)) => {
                 bio.status = Status::Ok;
                 device.gate.hold(seq, bio);
                 // The suspend may have been given up since the copy was pushed back.
                 self.let_flow(id);
             }
-            (false, true | false, Origin::Actor { .. } | Origin::Parent(_)) => {
+            (
+                false,
+                true | false,
+                Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_),
+            ) => {
                 bio.status = status;
                 device.stats.count(&bio, self.shared.now.since(bio.issued_at));
                 self.parts.done.push_back(bio);

@@ -16,10 +16,27 @@ use udm_types::{ActorId, DeviceId, LaneId, LowerId, Nanos};
 /// Whom a timer is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum TimerFor {
-    Actor { actor: ActorId, token: u64 },
-    Lower { lower: LowerId, token: u64 },
-    Target { device: DeviceId, table_generation: u64, target: u32, token: u64 },
-    Coordinator { token: u64 },
+    Actor {
+        actor: ActorId,
+        token: u64,
+    },
+    Lower {
+        lower: LowerId,
+        token: u64,
+    },
+    Target {
+        device: DeviceId,
+        table_generation: u64,
+        target: u32,
+        token: u64,
+    },
+    /// Requests of a device that wait out a pause.
+    Requests {
+        device: DeviceId,
+    },
+    Coordinator {
+        token: u64,
+    },
 }
 
 /// Blank bios kept for reuse at the most; beyond it an old burst's memory is given back.

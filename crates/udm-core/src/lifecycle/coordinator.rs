@@ -14,6 +14,7 @@ use crate::bio::Dest;
 use crate::engine::{AnswerBody, LaneAnswer, LaneCommand, LaneStep};
 use crate::error::{ErrorCode, UserError};
 use crate::table::{DeviceRef, Table};
+use crate::target::MapMode;
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::format;
@@ -342,6 +343,7 @@ impl Coordinator {
             name,
             uuid,
             minor,
+            mode: None,
             live: None,
             inactive: None,
             suspended: None,
@@ -486,23 +488,25 @@ impl Coordinator {
     }
 
     fn load(&mut self, key: &DeviceKey, table: Arc<Table>, sink: ReplySink) {
-        match self.find(key).and_then(|id| self.check_load(id, &table).map(|()| id)) {
+        match self.find(key).and_then(|id| Ok((id, self.check_load(id, &table)?))) {
             Err(error) => sink(Err(error)),
-            Ok(id) => {
+            Ok((id, mode)) => {
                 self.last_generation += 1;
-                let loaded = Loaded { generation: self.last_generation, table };
+                let loaded = Loaded { generation: self.last_generation, table, mode };
                 // Uses are taken now, so that what is below cannot go while lanes stage the table.
                 self.take_uses(id, &loaded.table);
                 let step = LaneStep::Stage {
                     generation: loaded.generation,
                     table: Arc::clone(&loaded.table),
+                    mode,
                 };
                 self.round(id, step, After::Staged(loaded, sink));
             }
         }
     }
 
-    fn check_load(&self, id: DeviceId, table: &Table) -> Result<(), UserError> {
+    /// What refuses a load; whether the table maps bios or requests.
+    fn check_load(&self, id: DeviceId, table: &Table) -> Result<MapMode, UserError> {
         self.check_stack(id, table)?;
         let live = self.device(id).and_then(|device| device.live.as_ref());
         if let Some(immutable) = live.and_then(|live| live.table.immutable_type())
@@ -512,7 +516,7 @@ impl Coordinator {
             let text = format!("the live table's type '{immutable}' cannot be replaced by another");
             return Err(UserError::new(ErrorCode::TypeRule, text));
         }
-        Ok(())
+        self.mode_of_load(id, table)
     }
 
     fn staged(&mut self, id: DeviceId, loaded: Loaded, error: Option<UserError>, sink: ReplySink) {
@@ -521,6 +525,11 @@ impl Coordinator {
             self.discard_table(id, loaded);
             let gone = UserError::new(ErrorCode::NoSuchDevice, "the device was removed meanwhile");
             return sink(Err(error.unwrap_or(gone)));
+        }
+        // Another first load may have ended while this one was staged.
+        if let Err(error) = self.fix_mode(id, loaded.mode) {
+            self.discard_table(id, loaded);
+            return sink(Err(error));
         }
         let old = self.device_mut(id).and_then(|device| device.inactive.replace(loaded));
         if let Some(old) = old {

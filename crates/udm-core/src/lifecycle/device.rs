@@ -9,6 +9,7 @@
 use super::change::Change;
 use super::request::{DeviceStatus, ReplySink, Request, SuspendStatus, Ticket};
 use crate::table::Table;
+use crate::target::MapMode;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -24,6 +25,8 @@ pub const DM_MAJOR: u32 = 254;
 pub(super) struct Loaded {
     pub(super) generation: u64,
     pub(super) table: Arc<Table>,
+    /// Bio or request; never "either".
+    pub(super) mode: MapMode,
 }
 
 /// Why a device is suspended, and since when.
@@ -45,6 +48,8 @@ pub(super) struct Device {
     pub(super) name: DmName,
     pub(super) uuid: Option<DmUuid>,
     pub(super) minor: u32,
+    /// Bio or request, from the first load that succeeded; it never changes after.
+    pub(super) mode: Option<MapMode>,
     pub(super) live: Option<Loaded>,
     pub(super) inactive: Option<Loaded>,
     pub(super) suspended: Option<Suspension>,
@@ -86,6 +91,7 @@ impl Device {
             event_nr: self.event_nr,
             target_count: live.map_or(0, |live| live.table.targets.len() as u32),
             len_sectors: live.map_or(0, |live| live.table.len_sectors),
+            request_based: self.mode == Some(MapMode::Request),
         }
     }
 

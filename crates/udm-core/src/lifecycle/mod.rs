@@ -11,19 +11,20 @@
 //!                             swap:    Bind round (preresume), Resume round
 //! ```
 //! Files: `request` (what can be asked), `coordinator` (the requests), `change` (suspend, resume
-//! and remove, which take rounds), `remove_all`, `graph` (who stands on whom), `device` (one
-//! device's state).
+//! and remove, which take rounds), `remove_all`, `graph` (who stands on whom), `mode` (bio or
+//! request), `device` (one device's state).
 
 mod change;
 mod coordinator;
 mod device;
 mod graph;
+mod mode;
 mod remove_all;
 mod request;
 
 pub use coordinator::Coordinator;
 pub use device::DM_MAJOR;
 pub use request::{
-    DeviceKey, DeviceStatus, Gauges, OnTimeout, Reply, ReplySink, Request, StatusKind, StatusLine,
-    SuspendOptions, SuspendStatus, Ticket,
+    DeviceKey, DeviceStatus, Gauges, OnTimeout, Reply, ReplySink, Request, RequestGauges,
+    StatusKind, StatusLine, SuspendOptions, SuspendStatus, Ticket,
 };

@@ -288,6 +288,8 @@ pub struct DeviceStatus {
     pub target_count: u32,
     /// Size of the live table.
     pub len_sectors: Sector,
+    /// Its bios become requests before they are mapped; fixed by the first table.
+    pub request_based: bool,
 }
 
 /// Why and since when a device is suspended (or about to be).
@@ -324,6 +326,36 @@ pub struct Gauges {
     pub busy: Nanos,
     /// Calls in which a target broke its contract.
     pub contract_breaches: u64,
+    /// What became of bios on a request-based device; all zero on any other.
+    pub requests: RequestGauges,
+}
+
+/// Counters of request-based devices, like those of `iostat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RequestGauges {
+    /// Bios queued (pieces, after splitting).
+    pub bios: u64,
+    /// Requests started, repetitions included.
+    pub requests: u64,
+    /// Bios joined to the end of a request.
+    pub back_merges: u64,
+    /// Bios joined to the beginning of a request.
+    pub front_merges: u64,
+    /// Requests that were put back into the queue.
+    pub requeues: u64,
+    /// Requests that have not been started, now.
+    pub waiting: u64,
+}
+
+impl RequestGauges {
+    fn add(&mut self, other: &RequestGauges) {
+        self.bios += other.bios;
+        self.requests += other.requests;
+        self.back_merges += other.back_merges;
+        self.front_merges += other.front_merges;
+        self.requeues += other.requeues;
+        self.waiting += other.waiting;
+    }
 }
 
 impl Gauges {
@@ -338,6 +370,7 @@ impl Gauges {
         self.errors += other.errors;
         self.busy = self.busy + other.busy;
         self.contract_breaches += other.contract_breaches;
+        self.requests.add(&other.requests);
     }
 }
 

@@ -18,7 +18,7 @@ use super::text::{TARGETS_MAX, TableLine, shorten};
 use crate::bio::Dest;
 use crate::error::{ErrorCode, UserError};
 use crate::lower::LowerRef;
-use crate::target::{DeviceUse, TargetConfig, TargetTraits, TargetType, ops_of};
+use crate::target::{DeviceUse, MapMode, TargetConfig, TargetTraits, TargetType, ops_of};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -127,6 +127,8 @@ pub struct Table {
     pub len_sectors: Sector,
     /// Limits of the mapped device.
     pub limits: QueueLimits,
+    /// Whether it maps bios or requests.
+    pub mode: MapMode,
     /// How flushes go.
     pub flush_route: FlushRoute,
     /// Lower devices used, each once.
@@ -221,8 +223,9 @@ impl TableBuilder<'_> {
             let target = self.add_target(line, &targets)?;
             targets.push(target);
         }
+        let mode = mode_of(&targets)?;
         let limits = stack_limits(&targets, lines, self.read_only)?;
-        Ok(assemble(targets, limits, self.read_only))
+        Ok(assemble(targets, limits, mode, self.read_only))
     }
 
     fn add_target(
@@ -310,6 +313,20 @@ impl TableBuilder<'_> {
             traits,
             config,
         })
+    }
+}
+
+/// Whether a table maps bios or requests; "either" if all its targets leave it open.
+fn mode_of(targets: &[TableTarget]) -> Result<MapMode, UserError> {
+    let has = |mode| targets.iter().any(|target| target.traits.mode == mode);
+    match (has(MapMode::Bio), has(MapMode::Request)) {
+        (true, true) => Err(UserError::new(
+            ErrorCode::MapModeRule,
+            "targets that map bios and targets that map requests are mixed",
+        )),
+        (true, false) => Ok(MapMode::Bio),
+        (false, true) => Ok(MapMode::Request),
+        (false, false) => Ok(MapMode::Either),
     }
 }
 
@@ -433,7 +450,12 @@ fn check_alignment(
     }
 }
 
-fn assemble(targets: Vec<TableTarget>, limits: QueueLimits, read_only: bool) -> Table {
+fn assemble(
+    targets: Vec<TableTarget>,
+    limits: QueueLimits,
+    mode: MapMode,
+    read_only: bool,
+) -> Table {
     let mut lowers: Vec<LowerRef> = Vec::new();
     let mut mapped: Vec<DeviceId> = Vec::new();
     let mut dests: Vec<Dest> = Vec::new();
@@ -457,5 +479,5 @@ fn assemble(targets: Vec<TableTarget>, limits: QueueLimits, read_only: bool) -> 
         .all(|target| target.traits.flush_bypasses_map || target.traits.flush_bios == 0);
     let flush_route = if bypass { FlushRoute::Devices(dests) } else { FlushRoute::Targets };
     let len_sectors = targets.last().map_or(0, TableTarget::end_sector);
-    Table { targets, len_sectors, limits, flush_route, lowers, mapped, read_only }
+    Table { targets, len_sectors, limits, mode, flush_route, lowers, mapped, read_only }
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod barriers;
+mod conformance;
 mod contract;
 mod flushes;
 mod held_io;
@@ -13,6 +14,9 @@ mod lanes;
 mod notes;
 mod queued_changes;
 mod removal;
+mod request_suspends;
+mod request_tables;
+mod requests;
 mod resizes;
 mod rig;
 mod stacks;

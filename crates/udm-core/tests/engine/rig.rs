@@ -2,20 +2,23 @@
 //!
 //! `plain DEVICE START` is `linear` in the least possible code: flushes bypass it. `lab DEVICE
 //! START [OPTION...]` does what no good target does, by option (`flush=N`, `discards=N`, `max=N`,
-//! `refuses`) or on a message: `drop`, `loop`, `requeue`, `good`. `event` raises an event. Its
-//! status counts `presuspend`, `presuspend_undo`, `postsuspend`, `preresume`, `resume`, over all
-//! lanes.
+//! `refuses`, `request`) or on a message: `drop`, `loop`, `requeue`, `good`. `event` raises an
+//! event. Its status counts `presuspend`, `presuspend_undo`, `postsuspend`, `preresume`, `resume`,
+//! over all lanes.
 //!
-//! The testkit's `probe` is there too: it holds and pushes back on command.
+//! `either` fails everything, in a device of any kind, and stands in for any type, like `error`.
+//!
+//! The testkit's `probe` and `rprobe` are there too: they hold and push back on command.
 
 use udm_core::bio::BioBox;
 use udm_core::lifecycle::{DeviceKey, OnTimeout, Reply, Request, SuspendOptions};
 use udm_core::table::{Args, BuildCx, DeviceRef};
-use udm_core::target::{DeviceUse, TargetTraits, remap_linear};
+use udm_core::target::{DeviceUse, TargetTraits, TypeFeatures, remap_linear};
 use udm_core::{
-    Dest, ErrorCode, Mapped, Registry, Target, TargetConfig, TargetCx, TargetType, UserError,
+    Dest, ErrorCode, MapMode, Mapped, Registry, Target, TargetConfig, TargetCx, TargetType,
+    UserError,
 };
-use udm_testkit::{IoTicket, MemLower, TestWorld, probe_type};
+use udm_testkit::{Io, IoTicket, MemLower, TestWorld, probe_type, request_probe_type};
 use udm_types::{DeviceId, LaneId, Nanos, Op, Sector, Status};
 
 /// Two lanes and three devices, `d0` to `d2`, of 4096 sectors.
@@ -32,7 +35,9 @@ pub(crate) fn world_of(lanes: u16) -> TestWorld {
 }
 
 pub(crate) fn registry() -> Registry {
-    Registry::new([&PlainType as &dyn TargetType, &LabType, probe_type()])
+    let types =
+        [&PlainType as &dyn TargetType, &LabType, &EitherType, probe_type(), request_probe_type()];
+    Registry::new(types)
 }
 
 pub(crate) fn key(device: DeviceId) -> DeviceKey {
@@ -76,6 +81,17 @@ pub(crate) fn writes(lower: &MemLower) -> Vec<Sector> {
 /// Removes a device.
 pub(crate) fn remove(world: &mut TestWorld, device: DeviceId, deferred: bool) -> Option<ErrorCode> {
     world.request(Request::Remove { device: key(device), deferred }).err().map(|e| e.code())
+}
+
+/// Lets requests of several bios and bios that cannot be merged pile up and go out together.
+pub(crate) fn submit_all(
+    world: &mut TestWorld,
+    device: DeviceId,
+    ios: impl IntoIterator<Item = Io>,
+) -> Vec<IoTicket> {
+    let tickets = ios.into_iter().map(|io| world.submit(0, device, io)).collect();
+    world.run();
+    tickets
 }
 
 struct PlainType;
@@ -134,6 +150,57 @@ fn aim(mut bio: BioBox, cx: &TargetCx<'_>, dest: Dest, start: Sector) -> Mapped 
     remap_linear(bio, cx, dest, start)
 }
 
+struct EitherType;
+struct EitherConfig;
+struct Either;
+
+impl TargetType for EitherType {
+    fn name(&self) -> &'static str {
+        "either"
+    }
+
+    fn version(&self) -> [u32; 3] {
+        [1, 0, 0]
+    }
+
+    fn features(&self) -> TypeFeatures {
+        TypeFeatures { wildcard: true, ..TypeFeatures::default() }
+    }
+
+    fn build(
+        &self,
+        args: &mut Args<'_>,
+        _cx: &mut BuildCx<'_>,
+    ) -> Result<Box<dyn TargetConfig>, UserError> {
+        args.expect_count(&[0], "")?;
+        Ok(Box::new(EitherConfig))
+    }
+}
+
+impl TargetConfig for EitherConfig {
+    fn traits(&self) -> TargetTraits {
+        TargetTraits { flush_bios: 0, mode: MapMode::Either, ..TargetTraits::default() }
+    }
+
+    fn devices(&self) -> Vec<DeviceUse> {
+        Vec::new()
+    }
+
+    fn table_args(&self) -> String {
+        String::new()
+    }
+
+    fn instantiate(&self, _lane: LaneId) -> Box<dyn Target> {
+        Box::new(Either)
+    }
+}
+
+impl Target for Either {
+    fn map(&mut self, bio: BioBox, _cx: &mut TargetCx<'_>) -> Mapped {
+        Mapped::Kill(bio)
+    }
+}
+
 struct LabType;
 
 struct LabConfig {
@@ -187,6 +254,7 @@ impl TargetType for LabType {
                 "discards" => traits.discard_bios = number,
                 "max" => traits.max_io_len_sectors = Sector::from(number),
                 "refuses" => refuses = true,
+                "request" => traits.mode = MapMode::Request,
                 _ => return Err(args.bad("no such option")),
             }
         }

@@ -11,7 +11,7 @@ use super::{Case, Kind};
 use crate::io::{Io, IoTicket};
 use crate::mem_lower::MemLower;
 use crate::pattern::{Model, mix, pattern};
-use crate::probe::probe_type;
+use crate::probe::{probe_type, request_probe_type};
 use crate::world::TestWorld;
 use std::marker::PhantomData;
 use udm_core::Registry;
@@ -36,10 +36,17 @@ pub struct Bench<C> {
     case: PhantomData<C>,
 }
 
-/// The case's types and `probe`.
+/// The probe that may stand below the case's line.
+pub(super) fn probe_below<C: Case>() -> &'static str {
+    if C::REQUEST_BASED { "rprobe" } else { "probe" }
+}
+
+/// The case's types and the probes.
 pub(super) fn registry<C: Case>() -> Registry {
     let known = C::registry();
-    Registry::new(known.types().iter().copied().chain([probe_type()]))
+    let probes = [probe_type(), request_probe_type()];
+    let probes = probes.into_iter().filter(|probe| known.find(probe.name()).is_none());
+    Registry::new(known.types().iter().copied().chain(probes))
 }
 
 /// A world of two lanes with the case's devices, each changed by `adapt`.
@@ -106,11 +113,12 @@ impl<C: Case> Bench<C> {
         Bench::over(world, device, SIDE_SECTORS, C::LEN_SECTORS + 2 * SIDE_SECTORS)
     }
 
-    /// The line alone, on mapped devices (`probe` each) instead of the lower ones.
+    /// The line alone, on mapped devices (`probe` or `rprobe` each) instead of the lower ones.
     pub fn stacked() -> Bench<C> {
         let mut world = world::<C>();
         for (name, len_sectors) in C::DEVICES {
-            world.create(name, &format!("0 {len_sectors} probe {name} 0"));
+            let probe = probe_below::<C>();
+            world.create(name, &format!("0 {len_sectors} {probe} {name} 0"));
         }
         let args =
             C::ARGS.split(' ').map(|word| match C::DEVICES.iter().any(|(name, _)| *name == word) {

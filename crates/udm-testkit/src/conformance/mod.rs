@@ -130,6 +130,8 @@ pub trait Case {
     const BAD: &'static [Bad];
     /// It must be the only line of its table, and only its like may replace it.
     const SINGLETON: bool = false;
+    /// The line maps requests, so devices below it must do that, too.
+    const REQUEST_BASED: bool = false;
     /// Errors below that reach the submitter as they are. An error must leave no trace but what
     /// [`Case::HEALED_BY`] removes.
     const ERRORS_KEPT: &'static [Status] =

@@ -7,7 +7,7 @@
 //! A target that holds I/O itself (`delay`) must give it back at `presuspend` without the help of
 //! the clock: `a_noflush_suspend_needs_no_clock` runs with a clock that stands still.
 
-use super::bench::{line, lines_as_probes, lines_between, world};
+use super::bench::{line, lines_as_probes, lines_between, probe_below, world};
 use super::{Bench, Case, Kind};
 use crate::io::Io;
 use crate::mem_lower::MemLower;
@@ -312,7 +312,8 @@ pub fn suspends_of_the_devices_below_are_only_a_pause<C: Case>() {
         }
         let tickets: Vec<_> = (0..6).map(|index| bench.start_write(index * 32, 24)).collect();
         bench.world.advance(Nanos::from_millis(3));
-        bench.world.load(below, &format!("0 {below_len} probe {name} 0"));
+        let probe = probe_below::<C>();
+        bench.world.load(below, &format!("0 {below_len} {probe} {name} 0"));
         bench.world.suspend(below, round % 3 != 0);
         bench.world.advance(Nanos::from_millis(50));
         bench.world.resume(below);

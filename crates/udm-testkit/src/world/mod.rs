@@ -301,6 +301,8 @@ impl TestWorld {
         for census in self.engines.iter().map(Engine::census) {
             sum.in_flight += census.in_flight;
             sum.held += census.held;
+            sum.waiting += census.waiting;
+            sum.requests += census.requests;
             sum.parents += census.parents;
             sum.lower_ops += census.lower_ops;
             sum.actors += census.actors;

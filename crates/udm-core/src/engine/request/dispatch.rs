@@ -1,0 +1,129 @@
+//! The way of a request: queued, plugged until the end of the turn, sorted, merged, mapped.
+//!
+//! Called by dispatch (`engine/dispatch.rs`) with bios that passed the gate of a request-based
+//! device, and by the lane's loop to unplug. A queue is unplugged at the end of every turn, so a
+//! bio that comes alone goes out in the turn it came in; under load a turn has many.
+//!
+//! Rules. A suspended device starts nothing. Sorting keeps bios of the same range in the order they
+//! came. What a lower device completes at once is only queued here, so nothing recurses.
+//!
+//! The tricky case is a batch whose requests go through another request-based device below: they
+//! are queued there, and that device is unplugged later in the same loop.
+
+use super::super::Engine;
+use super::super::device::DeviceLane;
+use super::super::doorway::{self, Next};
+use super::{Again, PENDING_MAX, Waiting, key_of};
+use crate::bio::{BioBox, Dest};
+use udm_types::{DeviceId, Status};
+
+impl Engine {
+    /// Puts a bio that may be started into its device's queue.
+    #[inline]
+    pub(in crate::engine) fn queue_request(&mut self, id: DeviceId, seq: u64, bio: BioBox) {
+        let Some(device) = self.devices.get_mut(id) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        let Some(queue) = &mut device.requests else {
+            debug_assert!(false, "only request-based devices queue requests");
+            return self.give_up(bio, Status::IoErr);
+        };
+        queue.gauges.bios += 1;
+        queue.pending.push(Waiting { key: key_of(&bio), seq, bio });
+        if !queue.plugged {
+            queue.plugged = true;
+            self.plugged.push(id);
+        }
+        self.plug_full |= queue.pending.len() >= PENDING_MAX;
+    }
+
+    /// A bio of any kind that lies in the table: a part of a barrier goes on at once, since its
+    /// suspend waits for it; everything else is queued.
+    pub(in crate::engine) fn route_request(&mut self, id: DeviceId, mut bio: BioBox, seq: u64) {
+        bio.target_bio_nr = 0;
+        let takes = |device: &DeviceLane| device.table.targets.iter().all(|t| t.ops.has(bio.op));
+        if !self.devices.get(id).is_some_and(takes) {
+            return self.give_up(bio, Status::NotSupported);
+        }
+        if self.replayed_with_parent(bio.origin, id) {
+            return self.start_request(id, Waiting::new(seq, bio));
+        }
+        self.queue_request(id, seq, bio);
+    }
+
+    /// Starts what gathered in all queues. True if there was anything.
+    #[inline]
+    pub(in crate::engine) fn unplug_all(&mut self) -> bool {
+        if self.plugged.is_empty() {
+            return false;
+        }
+        self.plug_full = false;
+        while let Some(id) = self.plugged.pop() {
+            self.unplug(id);
+            self.run_parts();
+        }
+        true
+    }
+
+    fn unplug(&mut self, id: DeviceId) {
+        let Some(device) = self.devices.get_mut(id) else { return };
+        let Some(queue) = &mut device.requests else { return };
+        queue.plugged = false;
+        if device.gate.suspend.is_some() {
+            return;
+        }
+        let max_sectors = queue.max_sectors;
+        let mut batch = core::mem::take(&mut queue.pending);
+        if batch.len() > 1 {
+            batch.sort_unstable_by_key(|waiting| (waiting.key, waiting.seq));
+        }
+        let mut open: Option<Waiting> = None;
+        for next in batch.drain(..) {
+            open = match open {
+                Some(mut now) if self.requests.may_join(id, &now, &next, max_sectors) => {
+                    self.merge(id, &mut now, next);
+                    Some(now)
+                }
+                Some(now) => {
+                    self.start_request(id, now);
+                    Some(next)
+                }
+                None => Some(next),
+            };
+        }
+        if let Some(last) = open {
+            self.start_request(id, last);
+        }
+        // The memory goes back for the next turn.
+        if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut())
+            && queue.pending.is_empty()
+        {
+            queue.pending = batch;
+        }
+    }
+
+    /// Maps a request and sends it on.
+    pub(super) fn start_request(&mut self, id: DeviceId, waiting: Waiting) {
+        let Waiting { seq, bio, .. } = waiting;
+        let Some(device) = self.devices.get_mut(id) else {
+            return self.give_up(bio, Status::Offline);
+        };
+        if let Some(queue) = &mut device.requests {
+            queue.gauges.requests += 1;
+        }
+        // A request-based table has one target.
+        match doorway::map(device, &mut self.parts, 0, seq, bio) {
+            Next::Onward(bio, Dest::Lower(lower)) => self.submit_lower(lower, bio),
+            Next::Onward(bio, Dest::Device(_)) => self.enter(bio),
+            Next::Kept => {}
+            // The target has no room now. To ask at once again could go on for ever.
+            Next::Requeue(bio) => self.requeue(bio, Again::Shortly),
+            Next::DelayRequeue(bio) => self.requeue(bio, Again::Later),
+            Next::Dead(bio) => {
+                self.requests.seal(&bio);
+                self.parts.done.push_back(bio);
+                self.check_drained(id);
+            }
+        }
+    }
+}
