@@ -11,11 +11,10 @@
 //! The tricky case is a bio that was answered early (aborted): its slot stays, without it, until
 //! the server's answer comes or the connection ends. Data that still comes for it is thrown away.
 
-use super::relay::Job;
 use super::wire::CMD_READ;
 use udm_core::BioBox;
 use udm_lane::Payload;
-use udm_types::{BioFlags, Nanos, Op};
+use udm_types::{BioFlags, Nanos, Op, SECTOR_SHIFT};
 
 /// What a slot works for.
 #[derive(Debug)]
@@ -24,8 +23,6 @@ pub(super) enum Owner {
     Nobody,
     /// A bio of this lane.
     Bio(BioBox),
-    /// A bio of another lane (see `relay`).
-    Relayed(Job),
     /// A bio that has been answered already; true if it changes the device, which is fenced.
     Abandoned(bool),
 }
@@ -121,8 +118,8 @@ impl Requests {
         self.slots.len() as u32
     }
 
-    /// Takes a slot for somebody's work on a connection.
-    pub(super) fn insert(&mut self, owner: Owner, connection: u16) -> u32 {
+    /// Takes a slot for a bio on a connection.
+    pub(super) fn insert(&mut self, bio: BioBox, connection: u16) -> u32 {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -131,11 +128,11 @@ impl Requests {
             }
         };
         let slot = &mut self.slots[index as usize];
-        if let Some(asks) = owner.asks() {
-            (slot.op, slot.flags, slot.start_bytes, slot.total_bytes) = asks;
-        }
+        (slot.op, slot.flags) = (bio.op, bio.flags);
+        slot.start_bytes = bio.sector << SECTOR_SHIFT;
+        slot.total_bytes = bio.len_sectors << SECTOR_SHIFT;
         slot.done_bytes = 0;
-        slot.owner = owner;
+        slot.owner = Owner::Bio(bio);
         slot.request.connection = connection;
         index
     }
@@ -251,7 +248,6 @@ impl Slot {
     pub(super) fn payload(&self) -> Option<&Payload> {
         match &self.owner {
             Owner::Bio(bio) => Some(&bio.payload),
-            Owner::Relayed(job) => Some(&job.payload),
             Owner::Nobody | Owner::Abandoned(_) => None,
         }
     }

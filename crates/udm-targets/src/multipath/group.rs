@@ -23,42 +23,64 @@
 use super::config::MultipathConfig;
 use super::counters::{BUCKETS, bucket_of};
 use super::report::code_of;
-use super::selectors::{Finished, PathSelector, Selector};
+use super::selectors::{Finished, Load, PathSelector, Selector, WORDS};
+use alloc::vec;
 use alloc::vec::Vec;
 use udm_core::Dest;
 use udm_core::bio::Bio;
 use udm_types::{LaneId, Nanos, SECTOR_SHIFT, Status};
 
-/// A path on a lane.
+/// What is rarely looked at of a path on a lane.
 pub(super) struct LanePath {
-    pub(super) dest: Dest,
     /// Its group.
-    pub(super) group: u32,
+    group: u32,
     /// Its place in the group.
     place: u32,
     pub(super) active: bool,
     /// Changes of the path's state that home has made, as far as this lane has heard.
     pub(super) epoch: u64,
-    pub(super) chosen: u64,
-    pub(super) done: u64,
     pub(super) errors: u64,
     /// Code and time of the last error.
     pub(super) last_error: (u64, Nanos),
+}
+
+/// What every I/O that is sent touches of a path.
+struct HotPath {
+    dest: Dest,
+    last_chosen_at: Nanos,
+    /// The selector hears of its I/Os.
+    learns: bool,
+}
+
+/// What a path has done on a lane.
+pub(super) struct Tally<'a> {
+    pub(super) chosen: u64,
+    pub(super) done: u64,
     pub(super) last_chosen_at: Nanos,
-    pub(super) latencies: [u64; BUCKETS],
+    pub(super) latencies: &'a [u64; BUCKETS],
 }
 
 /// A group on a lane.
 pub(super) struct LaneGroup {
     pub(super) selector: Selector,
+    /// Its first path, and the first one after it.
     first: u32,
+    end: u32,
     pub(super) bypassed: bool,
 }
 
 /// The groups and paths of a lane.
+///
+/// What every I/O touches is in vectors of its own, by path, so that its addresses are known early
+/// and nothing waits for a chain of pointers.
 pub(super) struct Groups {
     pub(super) groups: Vec<LaneGroup>,
     pub(super) paths: Vec<LanePath>,
+    hot: Vec<HotPath>,
+    /// What is under way.
+    loads: Vec<Load>,
+    /// I/Os that came back, by latency; their sum is the I/Os done.
+    latencies: Vec<[u64; BUCKETS]>,
     pub(super) current: Option<u32>,
     pub(super) next: Option<u32>,
     /// Changes of groups that home has made, as far as this lane has heard.
@@ -69,13 +91,6 @@ pub(super) struct Groups {
     pub(super) chose: bool,
 }
 
-impl LanePath {
-    /// Its place in the group.
-    pub(super) fn place(&self) -> u32 {
-        self.place
-    }
-}
-
 /// Where the path of an I/O and its size stand in the first word of its frame.
 const PATH_BITS: u32 = 32;
 
@@ -84,24 +99,29 @@ impl Groups {
         let groups = config.groups.iter().map(|group| LaneGroup {
             selector: group.selector.start(),
             first: group.first as u32,
+            end: (group.first + group.count) as u32,
             bypassed: false,
         });
+        let groups: Vec<LaneGroup> = groups.collect();
         let paths = config.paths.iter().enumerate().map(|(index, path)| LanePath {
-            dest: path.device.dest,
             group: path.group as u32,
             place: (index - config.groups[path.group].first) as u32,
             active: true,
             epoch: 0,
-            chosen: 0,
-            done: 0,
             errors: 0,
             last_error: (0, Nanos::ZERO),
+        });
+        let hot = config.paths.iter().map(|path| HotPath {
+            dest: path.device.dest,
             last_chosen_at: Nanos::ZERO,
-            latencies: [0; BUCKETS],
+            learns: groups[path.group].selector.learns(),
         });
         Groups {
-            groups: groups.collect(),
             paths: paths.collect(),
+            hot: hot.collect(),
+            loads: vec![Load::default(); config.paths.len()],
+            latencies: vec![[0; BUCKETS]; config.paths.len()],
+            groups,
             current: None,
             next: config.initial.map(|group| group as u32),
             epoch: 0,
@@ -111,10 +131,11 @@ impl Groups {
     }
 
     /// The path the current group's selector says; `None` needs [`Groups::choose_group`].
-    #[inline]
+    #[inline(always)]
     pub(super) fn choose(&mut self, bytes: u64, lane: LaneId, now: Nanos) -> Option<u32> {
         let group = &mut self.groups[self.current? as usize];
-        group.selector.select(bytes, lane, now).map(|place| group.first + place)
+        let loads = &self.loads[group.first as usize..group.end as usize];
+        group.selector.select(bytes, loads, lane, now).map(|place| group.first + place)
     }
 
     /// Chooses another group and a path in it. May change `current` and `next`.
@@ -134,7 +155,8 @@ impl Groups {
             if bypassed.is_some_and(|bypassed| bypassed != it.bypassed) {
                 continue;
             }
-            if let Some(place) = it.selector.select(bytes, lane, now) {
+            let loads = &self.loads[it.first as usize..it.end as usize];
+            if let Some(place) = it.selector.select(bytes, loads, lane, now) {
                 self.current = Some(group);
                 return Some(it.first + place);
             }
@@ -144,32 +166,60 @@ impl Groups {
     }
 
     /// Sends a bio down a path: counts it and notes path, size and time in its frame.
-    #[inline]
+    #[inline(always)]
     pub(super) fn start(&mut self, path: u32, bio: &mut Bio, now: Nanos) {
         let sectors = bio.len_sectors.min(u64::from(u32::MAX));
         *bio.words_mut() = [sectors << PATH_BITS | u64::from(path + 1), now.0];
         let sector = bio.sector;
-        let it = &mut self.paths[path as usize];
-        it.chosen += 1;
-        it.last_chosen_at = now;
-        bio.remap(it.dest, sector);
-        let group = &mut self.groups[it.group as usize];
-        group.selector.start_io(it.place, sectors << SECTOR_SHIFT, now);
+        let hot = &mut self.hot[path as usize];
+        hot.last_chosen_at = now;
+        bio.remap(hot.dest, sector);
+        let load = &mut self.loads[path as usize];
+        let before = *load;
+        load.ios += 1;
+        load.bytes += sectors << SECTOR_SHIFT;
+        if hot.learns {
+            let LanePath { group, place, .. } = self.paths[path as usize];
+            self.groups[group as usize].selector.start_io(place, before, now);
+        }
     }
 
     /// A bio is back from its path. `None` if it was not on one (the target held and ended it).
-    #[inline]
+    #[inline(always)]
     pub(super) fn end(&mut self, bio: &mut Bio, now: Nanos) -> Option<u32> {
         let [first, started] = *bio.words_mut();
         let path = (first as u32).checked_sub(1)?;
         let started = Nanos(started);
-        let it = &mut self.paths[path as usize];
-        it.done += 1;
-        it.latencies[bucket_of(now.since(started).0)] += 1;
+        self.latencies[path as usize][bucket_of(now.since(started).0)] += 1;
         let bytes = (first >> PATH_BITS) << SECTOR_SHIFT;
-        let group = &mut self.groups[it.group as usize];
-        group.selector.end_io(it.place, Finished { bytes, started, now });
+        let load = &mut self.loads[path as usize];
+        load.ios -= 1;
+        load.bytes -= bytes;
+        if self.hot[path as usize].learns {
+            let left = *load;
+            let LanePath { group, place, .. } = self.paths[path as usize];
+            let io = Finished { bytes, started, now, left };
+            self.groups[group as usize].selector.end_io(place, io);
+        }
         Some(path)
+    }
+
+    /// What a path has done: I/Os sent, come back, and by latency; when it was chosen last.
+    pub(super) fn tally(&self, path: usize) -> Tally<'_> {
+        let latencies = &self.latencies[path];
+        let done = latencies.iter().sum();
+        Tally {
+            chosen: done + self.loads[path].ios,
+            done,
+            last_chosen_at: self.hot[path].last_chosen_at,
+            latencies,
+        }
+    }
+
+    /// What its selector knows of a path.
+    pub(super) fn words(&self, path: usize) -> [u64; WORDS] {
+        let LanePath { group, place, .. } = self.paths[path];
+        self.groups[group as usize].selector.words(place, self.loads[path])
     }
 
     /// Counts an error of a path.

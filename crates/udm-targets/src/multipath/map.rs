@@ -214,17 +214,17 @@ impl Target for Multipath {
             sum[layout.own_count(lane, number)] = group.selector.own_count();
         }
         for (number, path) in self.groups.paths.iter().enumerate() {
-            let selector = &self.groups.groups[path.group as usize].selector;
+            let tally = self.groups.tally(number);
             let at = layout.lane_path(lane, number);
-            sum[at + counters::CHOSEN] = path.chosen;
-            sum[at + counters::DONE] = path.done;
+            sum[at + counters::CHOSEN] = tally.chosen;
+            sum[at + counters::DONE] = tally.done;
             sum[at + counters::ERRORS] = path.errors;
             sum[at + counters::LAST_ERROR] = path.last_error.0;
             sum[at + counters::LAST_ERROR_AT] = path.last_error.1.0;
-            sum[at + counters::LAST_CHOSEN_AT] = path.last_chosen_at.0;
-            let words = selector.words(path.place());
+            sum[at + counters::LAST_CHOSEN_AT] = tally.last_chosen_at.0;
+            let words = self.groups.words(number);
             sum[layout.selector_words(lane, number)..][..words.len()].copy_from_slice(&words);
-            let buckets = &path.latencies;
+            let buckets = tally.latencies;
             sum[layout.histogram(lane, number)..][..buckets.len()].copy_from_slice(buckets);
         }
     }

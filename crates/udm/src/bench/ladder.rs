@@ -5,7 +5,7 @@
 //! this several times, so nothing here subtracts one run from another.
 
 use super::load::{Load, LoadOrder, LoadResult};
-use super::{BenchError, BenchOp, LadderArgs, Lower};
+use super::{BenchError, BenchOp, LadderArgs, Lower, QueueMode};
 use crate::runtime::{Runtime, RuntimeConfig};
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -106,8 +106,29 @@ fn target_args(args: &LadderArgs, below: &str) -> String {
         "delay" => format!("{below} 0 0"),
         "flakey" => format!("{below} 0 3600 0"),
         "zero" | "error" => String::new(),
+        "multipath" => multipath_args(args, below),
         _ => format!("{below} 0"),
     }
+}
+
+/// One group of several paths to `below`.
+fn multipath_args(args: &LadderArgs, below: &str) -> String {
+    let mode = match args.queue_mode {
+        QueueMode::Bio => "bio",
+        QueueMode::Rq => "rq",
+    };
+    let path_words = usize::from(args.selector == "io-affinity");
+    let mut line =
+        format!("2 queue_mode {mode} 0 1 1 {} 0 {} {path_words}", args.selector, args.paths);
+    for path in 0..args.paths {
+        line.push(' ');
+        line.push_str(below);
+        if path_words > 0 {
+            // Every path has a lane of its own; lanes beyond the paths take the first.
+            line.push_str(&format!(" {:x},{:x}", (1_u64 << path) >> 32, (1_u64 << path) as u32));
+        }
+    }
+    line
 }
 
 fn run_loads(runtime: &Runtime, order: &LoadOrder) -> Result<Vec<LoadResult>, BenchError> {

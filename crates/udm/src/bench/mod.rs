@@ -44,6 +44,15 @@ pub struct LadderArgs {
     /// Target type of every layer
     #[arg(long, default_value = "linear")]
     pub target: String,
+    /// Path selector, with `--target multipath`
+    #[arg(long, default_value = "service-time")]
+    pub selector: String,
+    /// Queue mode, with `--target multipath`
+    #[arg(long, value_enum, default_value_t = QueueMode::Bio)]
+    pub queue_mode: QueueMode,
+    /// Paths of each layer (all to one device), with `--target multipath`
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub paths: u32,
     /// Where the stack ends
     #[arg(long, value_enum, default_value_t = Lower::Null)]
     pub lower: Lower,
@@ -120,6 +129,15 @@ pub enum FailoverPaths {
     InProcess,
     /// NBD servers on unix sockets, killed
     Nbd,
+}
+
+/// How I/O reaches a multipath target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QueueMode {
+    /// Bio by bio
+    Bio,
+    /// Merged into requests
+    Rq,
 }
 
 /// What is below a bench stack.

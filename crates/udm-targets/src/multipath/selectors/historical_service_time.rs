@@ -22,7 +22,7 @@
 //! measured again; after `paths * service time` without I/O it counts as stale and is tried.
 
 use super::order::Order;
-use super::{Finished, PathSelector, Selector, SelectorConfig, WORDS, WordGroup, repeat_of};
+use super::{Finished, Load, PathSelector, Selector, SelectorConfig, WORDS, WordGroup, repeat_of};
 use crate::multipath::counters::PathView;
 use alloc::boxed::Box;
 use alloc::format;
@@ -45,7 +45,7 @@ const WEIGHT_BITS: u32 = 24;
 /// Largest service time in fixed point, so that it can be multiplied by a weight.
 const SERVICE_MAX: u64 = (1 << 54) - 1;
 /// From so many I/Os under way the fraction is dropped, so that the product fits.
-const MANY: u32 = 1024;
+const MANY: u64 = 1024;
 const BASE_WEIGHT_DEFAULT: u32 = 972;
 
 /// The part of the table line.
@@ -136,7 +136,6 @@ pub(crate) struct HistoricalServiceTime {
 struct Path {
     /// Smoothed service time in ns, fixed point.
     service: u64,
-    outstanding: u32,
     stale_after: u64,
     last_finish: Nanos,
 }
@@ -147,7 +146,7 @@ impl HistoricalServiceTime {
         for (power, weight) in weights.iter_mut().enumerate().take(WEIGHTS - 1) {
             *weight = power_of(u64::from(base_weight), power as u32 + 1);
         }
-        let path = Path { service: ONE, outstanding: 0, stale_after: 0, last_finish: Nanos::ZERO };
+        let path = Path { service: ONE, stale_after: 0, last_finish: Nanos::ZERO };
         HistoricalServiceTime {
             order: Order::new(count),
             paths: vec![path; count],
@@ -156,22 +155,24 @@ impl HistoricalServiceTime {
         }
     }
 
-    /// `Less` if `a` is better than `b`.
-    fn compare(&self, a: &Path, b: &Path, now: Nanos) -> Ordering {
-        let fewer = a.outstanding.cmp(&b.outstanding);
+    /// `Less` if `a` is better than `b`. Each is a path and the I/Os under way on it.
+    fn compare(&self, a: (&Path, u64), b: (&Path, u64), now: Nanos) -> Ordering {
+        let ((a, a_ios), (b, b_ios)) = (a, b);
+        let fewer = a_ios.cmp(&b_ios);
         let (most, least) = (a.service.max(b.service), a.service.min(b.service));
         if most <= least.saturating_mul(self.threshold) {
             return fewer;
         }
         let (a_stale, b_stale) = (a.stale_after < now.0, b.stale_after < now.0);
-        let (a_idle, b_idle) = (a.outstanding == 0, b.outstanding == 0);
+        let (a_idle, b_idle) = (a_ios == 0, b_ios == 0);
         if (a_idle && a_stale) || (b_idle && b_stale) || (a_idle && b_idle) {
             return if a_idle && b_idle { a.stale_after.cmp(&b.stale_after) } else { fewer };
         }
-        let b_better = if a.outstanding == b.outstanding {
+        let b_better = if a_ios == b_ios {
             a.service > b.service
         } else {
-            a.product(b) >= b.product(a)
+            let many = a_ios.max(b_ios) >= MANY;
+            product(a.service, a_ios, many) >= product(b.service, b_ios, many)
         };
         match (b_better, a_stale, b_stale) {
             (true, _, true) | (false, true, _) => fewer,
@@ -181,13 +182,10 @@ impl HistoricalServiceTime {
     }
 }
 
-impl Path {
-    /// (1 + under way) * service time, of the same scale as the other's.
-    fn product(&self, other: &Path) -> u64 {
-        let many = self.outstanding >= MANY || other.outstanding >= MANY;
-        let service = if many { self.service >> POINT_BITS } else { self.service };
-        service.saturating_mul(u64::from(self.outstanding) + 1)
-    }
+/// (1 + under way) * service time; without the fraction if there are many, so that it fits.
+fn product(service: u64, ios: u64, many: bool) -> u64 {
+    let service = if many { service >> POINT_BITS } else { service };
+    service.saturating_mul(ios + 1)
 }
 
 /// `base` to a power, in fixed point, rounded to the nearest at each multiplication.
@@ -207,11 +205,13 @@ fn power_of(base: u64, mut power: u32) -> u64 {
 }
 
 impl PathSelector for HistoricalServiceTime {
-    fn select(&mut self, _bytes: u64, _lane: LaneId, now: Nanos) -> Option<u32> {
+    #[inline(never)]
+    fn select(&mut self, _bytes: u64, loads: &[Load], _lane: LaneId, now: Nanos) -> Option<u32> {
+        let rival = |path: u32| (&self.paths[path as usize], loads[path as usize].ios);
         let (&first, rest) = self.order.paths().split_first()?;
-        let mut best = (0, &self.paths[first as usize]);
+        let mut best = (0, rival(first));
         for (place, &path) in rest.iter().enumerate() {
-            let candidate = &self.paths[path as usize];
+            let candidate = rival(path);
             if self.compare(candidate, best.1, now) == Ordering::Less {
                 best = (place + 1, candidate);
             }
@@ -220,15 +220,13 @@ impl PathSelector for HistoricalServiceTime {
         Some(self.order.take(place))
     }
 
-    #[inline]
-    fn start_io(&mut self, path: u32, _bytes: u64, _now: Nanos) {
-        self.paths[path as usize].outstanding += 1;
+    fn learns(&self) -> bool {
+        true
     }
 
     fn end_io(&mut self, path: u32, io: Finished) {
         let valid = self.order.paths().len() as u64;
         let path = &mut self.paths[path as usize];
-        path.outstanding -= 1;
         let took = io.now.since(io.started.max(path.last_finish)).0;
         path.last_finish = path.last_finish.max(io.now);
         let slot = usize::try_from(took >> WEIGHT_BITS).unwrap_or(usize::MAX).min(WEIGHTS - 1);
@@ -248,24 +246,28 @@ impl PathSelector for HistoricalServiceTime {
         self.order.restore(path);
     }
 
-    fn words(&self, path: u32) -> [u64; WORDS] {
+    fn words(&self, path: u32, load: Load) -> [u64; WORDS] {
         let path = &self.paths[path as usize];
-        let mut words = [0; WORDS];
-        words[0] = path.service;
-        words[1] = u64::from(path.outstanding);
-        words[2] = path.stale_after;
-        words
+        [path.service, load.ios, path.stale_after, 0, 0, 0]
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{HistoricalServiceTime, power_of};
+    use super::{HistoricalServiceTime, Path, power_of};
     use crate::multipath::selectors::PathSelector;
-    use crate::multipath::selectors::testing::{end, send};
-    use alloc::vec::Vec;
+    use crate::multipath::selectors::testing::Rig;
     use core::cmp::Ordering;
     use udm_types::Nanos;
+
+    fn rig(threshold: u32) -> Rig<HistoricalServiceTime> {
+        Rig::new(HistoricalServiceTime::new(972, threshold, 2), 2)
+    }
+
+    fn words(rig: &Rig<HistoricalServiceTime>) -> [u64; 3] {
+        let words = rig.it.words(0, rig.loads[0]);
+        [words[0], words[1], words[2]]
+    }
 
     #[test]
     fn weights_are_powers_rounded_at_each_step() {
@@ -283,96 +285,78 @@ mod tests {
 
     #[test]
     fn the_service_time_is_smoothed_in_fixed_point() {
-        let mut it = HistoricalServiceTime::new(972, 0, 2);
-        assert_eq!(it.words(0)[..3], [1024, 0, 0]);
-        it.start_io(0, 4096, Nanos(1_000));
-        assert_eq!(it.words(0)[1], 1);
-        end(&mut it, 0, 4096, 1_000, 101_000);
+        let mut rig = rig(0);
+        assert_eq!(words(&rig), [1024, 0, 0]);
+        rig.start(0, 4096, 1_000);
+        assert_eq!(words(&rig)[1], 1);
+        rig.end(0, 4096, 1_000, 101_000);
         // (1024 * 972 + 100000 * 1024 * 52 + 512) >> 10 = 972 + 5200000 (and the rounding half).
-        assert_eq!(it.words(0)[0], 5_200_972);
+        assert_eq!(words(&rig)[0], 5_200_972);
         // Stale after two paths times 5078 ns.
-        assert_eq!(it.words(0)[2], 101_000 + 2 * (5_200_972 >> 10));
+        assert_eq!(words(&rig)[2], 101_000 + 2 * (5_200_972 >> 10));
         // The next began earlier: it is counted from the last finish only.
-        it.start_io(0, 4096, Nanos(1_000));
-        end(&mut it, 0, 4096, 1_000, 101_100);
-        assert_eq!(it.words(0)[0], (5_200_972 * 972 + 100 * 1024 * 52 + 512) >> 10);
+        rig.start(0, 4096, 1_000);
+        rig.end(0, 4096, 1_000, 101_100);
+        assert_eq!(words(&rig)[0], (5_200_972 * 972 + 100 * 1024 * 52 + 512) >> 10);
     }
 
     #[test]
     fn a_very_long_service_time_forgets_the_past() {
-        let mut it = HistoricalServiceTime::new(972, 0, 1);
-        it.start_io(0, 4096, Nanos(0));
+        let mut rig = rig(0);
+        rig.start(0, 4096, 0);
         let long = 64 << 24;
-        end(&mut it, 0, 4096, 0, long);
-        assert_eq!(it.words(0)[0], long * 1024);
-        it.start_io(0, 4096, Nanos(long));
-        end(&mut it, 0, 4096, long, u64::MAX / 2);
-        assert_eq!(it.words(0)[0], (1 << 54) - 1, "and is capped");
+        rig.end(0, 4096, 0, long);
+        assert_eq!(words(&rig)[0], long * 1024);
+        rig.start(0, 4096, long);
+        rig.end(0, 4096, long, u64::MAX / 2);
+        assert_eq!(words(&rig)[0], (1 << 54) - 1, "and is capped");
     }
 
     #[test]
     fn the_fast_path_gets_more() {
-        let mut it = HistoricalServiceTime::new(972, 0, 2);
+        let mut rig = rig(0);
         // Path 0 takes 1 ms, path 1 takes 100 us, learned over and over.
         for round in 0..200u64 {
             let at = round * 1_000_000;
-            it.start_io(0, 4096, Nanos(at));
-            end(&mut it, 0, 4096, at, at + 1_000_000);
-            it.start_io(1, 4096, Nanos(at + 900_000));
-            end(&mut it, 1, 4096, at + 900_000, at + 1_000_000);
+            rig.start(0, 4096, at);
+            rig.end(0, 4096, at, at + 1_000_000);
+            rig.start(1, 4096, at + 900_000);
+            rig.end(1, 4096, at + 900_000, at + 1_000_000);
         }
-        let now = 200 * 1_000_000;
-        let chosen: Vec<u32> = (0..22).filter_map(|_| send(&mut it, 4096, now)).collect();
+        let chosen = rig.sent(4096, 22, 200 * 1_000_000);
         // Both idle: the one stale for longer is the fast one; then products are compared.
         let slow = chosen.iter().filter(|&&path| path == 0).count();
         assert_eq!(chosen[0], 1);
         assert!((2..=3).contains(&slow), "{chosen:?}");
     }
 
-    #[test]
-    fn ties_and_thresholds() {
-        let mut it = HistoricalServiceTime::new(972, 2, 2);
-        let set = |it: &mut HistoricalServiceTime, path: usize, service, outstanding, stale| {
-            let path = &mut it.paths[path];
-            (path.service, path.outstanding, path.stale_after) = (service, outstanding, stale);
-        };
-        let now = Nanos(100);
-        let ab = |it: &HistoricalServiceTime| it.compare(&it.paths[0], &it.paths[1], now);
-        // Within twice of each other: fewer under way, ties keep the best.
-        set(&mut it, 0, 2048, 3, 200);
-        set(&mut it, 1, 1024, 4, 200);
-        assert_eq!(ab(&it), Ordering::Less);
-        set(&mut it, 1, 1024, 3, 200);
-        assert_eq!(ab(&it), Ordering::Equal);
-        // Beyond: 5000 * 1 against 1024 * 5; a is idle but not stale, so products decide.
-        set(&mut it, 0, 5000, 0, 200);
-        set(&mut it, 1, 1024, 4, 200);
-        assert_eq!(ab(&it), Ordering::Less);
-        set(&mut it, 1, 1024, 3, 200);
-        assert_eq!(ab(&it), Ordering::Greater);
-        // Idle and stale beats loaded.
-        set(&mut it, 0, 50_000, 0, 99);
-        assert_eq!(ab(&it), Ordering::Less);
-        // Both idle: stale for longer.
-        set(&mut it, 1, 1024, 0, 98);
-        assert_eq!(ab(&it), Ordering::Greater);
-        // Equal load: b wins only if a is strictly slower.
-        set(&mut it, 0, 5000, 2, 200);
-        set(&mut it, 1, 1024, 2, 200);
-        assert_eq!(ab(&it), Ordering::Greater);
-        // The winner by product is stale: fewer under way decides.
-        set(&mut it, 0, 5000, 3, 200);
-        set(&mut it, 1, 1024, 4, 99);
-        assert_eq!(ab(&it), Ordering::Less);
+    /// Compares a path of this service time, I/Os under way and staleness with another, at 100 ns.
+    fn compare(threshold: u32, a: (u64, u64, u64), b: (u64, u64, u64)) -> Ordering {
+        let it = HistoricalServiceTime::new(972, threshold, 2);
+        let path = |(service, _, stale_after)| Path { service, stale_after, ..it.paths[0] };
+        it.compare((&path(a), a.1), (&path(b), b.1), Nanos(100))
     }
 
     #[test]
-    fn equal_service_times_and_loads_let_the_candidate_win() {
-        let mut it = HistoricalServiceTime::new(972, 0, 2);
-        for path in &mut it.paths {
-            (path.outstanding, path.stale_after) = (2, 200);
-        }
-        let now = Nanos(100);
-        assert_eq!(it.compare(&it.paths[0], &it.paths[1], now), Ordering::Less);
+    fn ties_and_thresholds() {
+        // Within twice of each other: fewer under way, ties keep the best.
+        assert_eq!(compare(2, (2048, 3, 200), (1024, 4, 200)), Ordering::Less);
+        assert_eq!(compare(2, (2048, 3, 200), (1024, 3, 200)), Ordering::Equal);
+        // Beyond: 5000 * 1 against 1024 * 5; a is idle but not stale, so products decide.
+        assert_eq!(compare(2, (5000, 0, 200), (1024, 4, 200)), Ordering::Less);
+        assert_eq!(compare(2, (5000, 0, 200), (1024, 3, 200)), Ordering::Greater);
+        // Idle and stale beats loaded.
+        assert_eq!(compare(2, (50_000, 0, 99), (1024, 3, 200)), Ordering::Less);
+        // Both idle: stale for longer.
+        assert_eq!(compare(2, (50_000, 0, 99), (1024, 0, 98)), Ordering::Greater);
+        // Equal load: b wins only if a is strictly slower.
+        assert_eq!(compare(2, (5000, 2, 200), (1024, 2, 200)), Ordering::Greater);
+        assert_eq!(compare(0, (1024, 2, 200), (1024, 2, 200)), Ordering::Less);
+        // Equal products, unequal loads: b stays.
+        assert_eq!(compare(0, (3000, 1, 200), (2000, 2, 200)), Ordering::Greater);
+        // The winner by product is stale: fewer under way decides.
+        assert_eq!(compare(2, (5000, 3, 200), (1024, 4, 99)), Ordering::Less);
+        // From 1024 under way the fraction is dropped: 1023 / 1024 ns counts as nothing.
+        assert_eq!(compare(0, (1023, 1024, 200), (1024, 0, 200)), Ordering::Less);
     }
 }

@@ -12,7 +12,7 @@
 //! The tricky case is the mask's width: Linux pads it to the number of CPUs. A table line does not
 //! know how many lanes there are, so only words after the first are padded.
 
-use super::{Finished, PathSelector, Selector, SelectorConfig, WordGroup};
+use super::{Load, PathSelector, Selector, SelectorConfig, WordGroup};
 use crate::multipath::counters::PathView;
 use alloc::format;
 use alloc::string::String;
@@ -146,7 +146,7 @@ impl IoAffinity {
 
 impl PathSelector for IoAffinity {
     #[inline]
-    fn select(&mut self, _bytes: u64, lane: LaneId, _now: Nanos) -> Option<u32> {
+    fn select(&mut self, _bytes: u64, _: &[Load], lane: LaneId, _now: Nanos) -> Option<u32> {
         match self.owners.get(lane.index()).copied().flatten() {
             Some(path) if !self.failed[path as usize] => return Some(path),
             Some(_) => {}
@@ -154,12 +154,6 @@ impl PathSelector for IoAffinity {
         }
         self.owners.iter().flatten().copied().find(|&path| !self.failed[path as usize])
     }
-
-    #[inline]
-    fn start_io(&mut self, _path: u32, _bytes: u64, _now: Nanos) {}
-
-    #[inline]
-    fn end_io(&mut self, _path: u32, _io: Finished) {}
 
     fn fail_path(&mut self, path: u32) {
         self.failed[path as usize] = true;
@@ -183,7 +177,7 @@ mod tests {
     use udm_types::{LaneId, Nanos};
 
     fn select(it: &mut IoAffinity, lane: u16) -> Option<u32> {
-        it.select(512, LaneId(lane), Nanos::ZERO)
+        it.select(512, &[], LaneId(lane), Nanos::ZERO)
     }
 
     #[test]

@@ -27,7 +27,7 @@
 //! turn as a whole: its time over its work.
 
 use super::order::Order;
-use super::{Finished, PathSelector, Selector, SelectorConfig, WORDS, WordGroup, repeat_of};
+use super::{Finished, Load, PathSelector, Selector, SelectorConfig, WORDS, WordGroup, repeat_of};
 use crate::multipath::counters::PathView;
 use alloc::format;
 use alloc::string::String;
@@ -153,10 +153,7 @@ pub(crate) struct Latency {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Path {
-    in_flight: u32,
     samples: u32,
-    /// Work under way.
-    work: u64,
     base_ns: u64,
     /// Fixed point, from the two sums.
     cost: u64,
@@ -180,6 +177,12 @@ fn work_of(bytes: u64) -> u64 {
     bytes + WORK_PER_IO
 }
 
+/// Work under way.
+#[inline]
+fn work_under(load: Load) -> u64 {
+    load.bytes + load.ios * WORK_PER_IO
+}
+
 impl Path {
     /// Time for an amount of work.
     #[inline]
@@ -189,15 +192,23 @@ impl Path {
 
     /// Computes the terms for an I/O and returns their sum.
     #[inline]
-    fn predict(&mut self, bytes: u64, now: Nanos) -> u64 {
-        self.backlog_ns = self.time_for(self.work + work_of(bytes));
-        self.overdue_ns = 0;
-        if self.in_flight > 0 {
-            let silent = now.since(self.progress).0;
-            let one = self.base_ns + self.time_for(self.work / u64::from(self.in_flight));
-            self.overdue_ns = silent.saturating_sub(one.saturating_mul(2));
-        }
+    fn predict(&mut self, bytes: u64, load: Load, now: Nanos) -> u64 {
+        let work = work_under(load);
+        self.backlog_ns = self.time_for(work + work_of(bytes));
+        self.overdue_ns = if load.ios > 0 { self.overdue(load, now) } else { 0 };
         self.base_ns.saturating_add(self.backlog_ns).saturating_add(self.overdue_ns)
+    }
+
+    /// How long the path, which has something under way, is silent beyond twice its usual time.
+    #[inline]
+    fn overdue(&self, load: Load, now: Nanos) -> u64 {
+        let silent = now.since(self.progress).0;
+        // Usually the last answer is not long ago, and nothing has to be divided.
+        if silent <= self.base_ns * 2 {
+            return 0;
+        }
+        let one = self.base_ns + self.time_for(work_under(load) / load.ios.max(1));
+        silent.saturating_sub(one.saturating_mul(2))
     }
 
     /// Takes the turn that is over into the sums.
@@ -227,7 +238,7 @@ impl Path {
             self.cost = (self.turn_ns.min(TIME_MAX) << COST_BITS) / self.turn_work;
         }
         let took = io.now.since(io.started).0.min(TIME_MAX);
-        let beyond = took.saturating_sub(self.time_for(self.work + work));
+        let beyond = took.saturating_sub(self.time_for(work_under(io.left) + work));
         self.base_ns = match self.samples {
             0 => beyond,
             _ => smoothed(self.base_ns, beyond, smoothing),
@@ -263,11 +274,11 @@ impl Latency {
 
     /// The place of a path to be measured now, if it is time for that.
     #[inline]
-    fn probe(&mut self) -> Option<usize> {
+    fn probe(&mut self, loads: &[Load]) -> Option<usize> {
         if self.learning > 0 {
             self.until_learn = self.until_learn.saturating_sub(1);
             if self.until_learn == 0
-                && let Some(place) = self.idle_place(|it, path| it.is_learning(path))
+                && let Some(place) = self.idle_place(loads, |it, path| it.is_learning(path))
             {
                 self.until_learn = LEARN_GAP;
                 return Some(place);
@@ -278,30 +289,32 @@ impl Latency {
             return None;
         }
         self.until_probe = self.probe_every;
-        self.idle_place(|_, _| true)
+        self.idle_place(loads, |_, _| true)
     }
 
     /// The idle path measured longest ago, of those that fit.
-    fn idle_place(&self, fits: impl Fn(&Latency, u32) -> bool) -> Option<usize> {
+    fn idle_place(&self, loads: &[Load], fits: impl Fn(&Latency, u32) -> bool) -> Option<usize> {
         let places = self.order.paths().iter().enumerate();
         places
-            .filter(|&(_, &path)| self.paths[path as usize].in_flight == 0 && fits(self, path))
+            .filter(|&(_, &path)| loads[path as usize].ios == 0 && fits(self, path))
             .min_by_key(|&(_, &path)| self.paths[path as usize].last_finish)
             .map(|(place, _)| place)
     }
 
     /// The place of the lowest prediction. Paths being learned stand back unless there is no other.
     #[inline]
-    fn lowest(&mut self, bytes: u64, now: Nanos) -> usize {
+    fn lowest(&mut self, bytes: u64, loads: &[Load], now: Nanos) -> usize {
         let some_known = self.learning < self.order.paths().len() as u32;
         let mut best = (0, u64::MAX);
         for (place, &path) in self.order.paths().iter().enumerate() {
+            let load = loads[path as usize];
             let path = &mut self.paths[path as usize];
             if some_known && path.samples < SAMPLES_TRUSTED {
                 continue;
             }
             // Nothing is known of any: share by work alone.
-            let predicted = if some_known { path.predict(bytes, now) } else { path.work };
+            let predicted =
+                if some_known { path.predict(bytes, load, now) } else { work_under(load) };
             if predicted < best.1 {
                 best = (place, predicted);
             }
@@ -311,39 +324,37 @@ impl Latency {
 }
 
 impl PathSelector for Latency {
-    fn select(&mut self, bytes: u64, _lane: LaneId, now: Nanos) -> Option<u32> {
-        let place = match self.order.paths().len() {
-            0 => return None,
-            1 => {
-                let only = self.order.paths()[0];
-                self.paths[only as usize].predict(bytes, now);
+    #[inline(never)]
+    fn select(&mut self, bytes: u64, loads: &[Load], _lane: LaneId, now: Nanos) -> Option<u32> {
+        let place = match self.order.paths() {
+            [] => return None,
+            &[only] => {
+                self.paths[only as usize].predict(bytes, loads[only as usize], now);
                 return Some(only);
             }
-            _ => match self.probe() {
+            _ => match self.probe(loads) {
                 Some(place) => place,
-                None => self.lowest(bytes, now),
+                None => self.lowest(bytes, loads, now),
             },
         };
         Some(self.order.take(place))
     }
 
+    fn learns(&self) -> bool {
+        true
+    }
+
     #[inline]
-    fn start_io(&mut self, path: u32, bytes: u64, now: Nanos) {
-        let path = &mut self.paths[path as usize];
-        if path.in_flight == 0 {
-            path.progress = now;
+    fn start_io(&mut self, path: u32, load: Load, now: Nanos) {
+        if load.ios == 0 {
+            self.paths[path as usize].progress = now;
         }
-        path.in_flight += 1;
-        path.work += work_of(bytes);
     }
 
     fn end_io(&mut self, path: u32, io: Finished) {
         let was_learning = self.is_learning(path);
         let listed = was_learning && self.order.paths().contains(&path);
-        let known = &mut self.paths[path as usize];
-        known.in_flight -= 1;
-        known.work -= work_of(io.bytes);
-        known.learn(io, self.smoothing);
+        self.paths[path as usize].learn(io, self.smoothing);
         if listed && !self.is_learning(path) {
             self.learning -= 1;
         }
@@ -356,15 +367,14 @@ impl PathSelector for Latency {
 
     fn reinstate_path(&mut self, path: u32) {
         self.order.restore(path);
-        let Path { in_flight, work, last_finish, progress, .. } = self.paths[path as usize];
-        // What it was before it failed says little; what is under way is still under way.
-        self.paths[path as usize] =
-            Path { in_flight, work, last_finish, progress, ..Path::default() };
+        let Path { last_finish, progress, .. } = self.paths[path as usize];
+        // What it was before it failed says little.
+        self.paths[path as usize] = Path { last_finish, progress, ..Path::default() };
         self.learning += 1;
         self.until_learn = LEARN_GAP;
     }
 
-    fn words(&self, path: u32) -> [u64; WORDS] {
+    fn words(&self, path: u32, _load: Load) -> [u64; WORDS] {
         let path = &self.paths[path as usize];
         let samples = u64::from(path.samples);
         [path.base_ns, path.backlog_ns, path.overdue_ns, samples, path.cost, 0]

@@ -7,10 +7,11 @@
 //! Rules. A selector keeps a list of the paths it may choose (the *order*); `fail_path` takes one
 //! out, `reinstate_path` puts it back, and the callers see to it that neither happens twice. It
 //! answers `None` exactly if the order is empty. All arithmetic is on integers and all ties have a
-//! rule, so the same calls give the same choices. `end_io` is called once for every `start_io`.
+//! rule, so the same calls give the same choices. What is under way on each path ([`Load`]) is
+//! counted by the group, for all selectors alike; `end_io` is called once for every `start_io`.
 //!
 //! The tricky case is speed: a choice is made for every I/O, so lanes hold the enum [`Selector`]
-//! and not a box; the compiler sees through it.
+//! and not a box, and only selectors that learn ([`PathSelector::learns`]) hear of single I/Os.
 
 mod historical_service_time;
 mod io_affinity;
@@ -38,6 +39,13 @@ pub(crate) const WORDS: usize = 6;
 /// Most words a selector or a path may have (the kernel's limit).
 const WORDS_MAX: u32 = 1024;
 
+/// What is under way on a path of the group, from this lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) ios: u64,
+    pub(crate) bytes: u64,
+}
+
 /// An I/O on its way back, as a selector sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Finished {
@@ -47,24 +55,34 @@ pub(crate) struct Finished {
     pub(crate) started: Nanos,
     /// Now.
     pub(crate) now: Nanos,
+    /// What is still under way on its path.
+    pub(crate) left: Load,
 }
 
 /// A selector at work on one lane, for one group.
 pub(crate) trait PathSelector {
     /// The path for `bytes` more; `None` if every path has failed.
-    fn select(&mut self, bytes: u64, lane: LaneId, now: Nanos) -> Option<u32>;
-    /// The I/O goes down `path`.
-    fn start_io(&mut self, path: u32, bytes: u64, now: Nanos);
+    fn select(&mut self, bytes: u64, loads: &[Load], lane: LaneId, now: Nanos) -> Option<u32>;
+    /// It wants to hear of the start and end of I/Os; what is under way it is told anyway.
+    fn learns(&self) -> bool {
+        false
+    }
+    /// An I/O goes down `path`, on which `load` was under way.
+    fn start_io(&mut self, path: u32, load: Load, now: Nanos) {
+        let _ = (path, load, now);
+    }
     /// An I/O came back, however it ended.
-    fn end_io(&mut self, path: u32, io: Finished);
+    fn end_io(&mut self, path: u32, io: Finished) {
+        let _ = (path, io);
+    }
     /// The path must not be chosen any more.
     fn fail_path(&mut self, path: u32);
     /// The path may be chosen again.
     fn reinstate_path(&mut self, path: u32);
     /// What is known about a path, for status and `explain`.
-    fn words(&self, path: u32) -> [u64; WORDS] {
+    fn words(&self, path: u32, load: Load) -> [u64; WORDS] {
         let _ = path;
-        [0; WORDS]
+        [load.ios, load.bytes, 0, 0, 0, 0]
     }
     /// A count of the whole selector, for status.
     fn own_count(&self) -> u64 {
@@ -96,17 +114,21 @@ macro_rules! each {
 }
 
 impl PathSelector for Selector {
-    #[inline]
-    fn select(&mut self, bytes: u64, lane: LaneId, now: Nanos) -> Option<u32> {
-        each!(self, it => it.select(bytes, lane, now))
+    #[inline(always)]
+    fn select(&mut self, bytes: u64, loads: &[Load], lane: LaneId, now: Nanos) -> Option<u32> {
+        each!(self, it => it.select(bytes, loads, lane, now))
     }
 
-    #[inline]
-    fn start_io(&mut self, path: u32, bytes: u64, now: Nanos) {
-        each!(self, it => it.start_io(path, bytes, now));
+    fn learns(&self) -> bool {
+        each!(self, it => it.learns())
     }
 
-    #[inline]
+    #[inline(never)]
+    fn start_io(&mut self, path: u32, load: Load, now: Nanos) {
+        each!(self, it => it.start_io(path, load, now));
+    }
+
+    #[inline(never)]
     fn end_io(&mut self, path: u32, io: Finished) {
         each!(self, it => it.end_io(path, io));
     }
@@ -119,8 +141,8 @@ impl PathSelector for Selector {
         each!(self, it => it.reinstate_path(path));
     }
 
-    fn words(&self, path: u32) -> [u64; WORDS] {
-        each!(self, it => it.words(path))
+    fn words(&self, path: u32, load: Load) -> [u64; WORDS] {
+        each!(self, it => it.words(path, load))
     }
 
     fn own_count(&self) -> u64 {
@@ -268,18 +290,49 @@ fn repeat_of(words: &mut WordGroup<'_, '_>) -> Result<u32, UserError> {
 pub(crate) mod testing {
     //! What the selectors' own tests share.
 
-    use super::{Finished, PathSelector};
+    use super::{Finished, Load, PathSelector};
+    use alloc::vec;
+    use alloc::vec::Vec;
     use udm_types::{LaneId, Nanos};
 
-    /// Chooses and starts an I/O at a time.
-    pub(crate) fn send(it: &mut impl PathSelector, bytes: u64, at_ns: u64) -> Option<u32> {
-        let path = it.select(bytes, LaneId(0), Nanos(at_ns))?;
-        it.start_io(path, bytes, Nanos(at_ns));
-        Some(path)
+    /// A selector with the loads that its group counts.
+    pub(crate) struct Rig<S> {
+        pub(crate) it: S,
+        pub(crate) loads: Vec<Load>,
     }
 
-    /// Ends an I/O.
-    pub(crate) fn end(it: &mut impl PathSelector, path: u32, bytes: u64, from_ns: u64, to_ns: u64) {
-        it.end_io(path, Finished { bytes, started: Nanos(from_ns), now: Nanos(to_ns) });
+    impl<S: PathSelector> Rig<S> {
+        pub(crate) fn new(it: S, paths: usize) -> Rig<S> {
+            Rig { it, loads: vec![Load::default(); paths] }
+        }
+
+        /// Chooses and starts an I/O at a time.
+        pub(crate) fn send(&mut self, bytes: u64, at_ns: u64) -> Option<u32> {
+            let path = self.it.select(bytes, &self.loads, LaneId(0), Nanos(at_ns))?;
+            self.start(path, bytes, at_ns);
+            Some(path)
+        }
+
+        /// Starts an I/O on a path.
+        pub(crate) fn start(&mut self, path: u32, bytes: u64, at_ns: u64) {
+            let load = &mut self.loads[path as usize];
+            self.it.start_io(path, *load, Nanos(at_ns));
+            load.ios += 1;
+            load.bytes += bytes;
+        }
+
+        /// Ends an I/O.
+        pub(crate) fn end(&mut self, path: u32, bytes: u64, from_ns: u64, to_ns: u64) {
+            let load = &mut self.loads[path as usize];
+            load.ios -= 1;
+            load.bytes -= bytes;
+            let (started, now) = (Nanos(from_ns), Nanos(to_ns));
+            self.it.end_io(path, Finished { bytes, started, now, left: *load });
+        }
+
+        /// The places of several I/Os, all sent at once.
+        pub(crate) fn sent(&mut self, bytes: u64, times: usize, at_ns: u64) -> Vec<u32> {
+            (0..times).filter_map(|_| self.send(bytes, at_ns)).collect()
+        }
     }
 }

@@ -28,12 +28,14 @@ impl Order {
     /// Moves the path at a place to the tail and returns it.
     #[inline]
     pub(super) fn take(&mut self, place: usize) -> u32 {
-        let path = self.0[place];
-        let last = self.0.len() - 1;
-        for at in place..last {
-            self.0[at] = self.0[at + 1];
+        let tail = &mut self.0[place..];
+        let path = tail[0];
+        for at in 1..tail.len() {
+            tail[at - 1] = tail[at];
         }
-        self.0[last] = path;
+        if let Some(last) = tail.last_mut() {
+            *last = path;
+        }
         path
     }
 

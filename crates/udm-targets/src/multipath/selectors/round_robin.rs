@@ -8,7 +8,7 @@
 //!
 //! The tricky case: a reinstated path goes to the *head* and is the next one used.
 
-use super::{PathSelector, Selector, SelectorConfig, WordGroup, repeat_of};
+use super::{Load, PathSelector, Selector, SelectorConfig, WordGroup, repeat_of};
 use crate::multipath::counters::PathView;
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -60,17 +60,11 @@ pub(crate) struct RoundRobin {
 
 impl PathSelector for RoundRobin {
     #[inline]
-    fn select(&mut self, _bytes: u64, _lane: LaneId, _now: Nanos) -> Option<u32> {
+    fn select(&mut self, _bytes: u64, _: &[Load], _lane: LaneId, _now: Nanos) -> Option<u32> {
         let path = self.order.pop_front()?;
         self.order.push_back(path);
         Some(path)
     }
-
-    #[inline]
-    fn start_io(&mut self, _path: u32, _bytes: u64, _now: Nanos) {}
-
-    #[inline]
-    fn end_io(&mut self, _path: u32, _io: super::Finished) {}
 
     fn fail_path(&mut self, path: u32) {
         self.order.retain(|&known| known != path);
@@ -86,20 +80,19 @@ impl PathSelector for RoundRobin {
 mod tests {
     use super::RoundRobin;
     use crate::multipath::selectors::PathSelector;
-    use crate::multipath::selectors::testing::send;
+    use crate::multipath::selectors::testing::Rig;
 
     #[test]
     fn paths_take_turns_and_a_reinstated_one_is_next() {
-        let mut it = RoundRobin { order: (0..3).collect() };
-        let three = |it: &mut RoundRobin| [0; 3].map(|_| send(it, 4096, 0).expect("a path"));
-        assert_eq!(three(&mut it), [0, 1, 2]);
-        it.fail_path(1);
-        assert_eq!(three(&mut it), [0, 2, 0]);
-        it.reinstate_path(1);
-        assert_eq!(three(&mut it), [1, 2, 0]);
+        let mut rig = Rig::new(RoundRobin { order: (0..3).collect() }, 3);
+        assert_eq!(rig.sent(4096, 3, 0), [0, 1, 2]);
+        rig.it.fail_path(1);
+        assert_eq!(rig.sent(4096, 3, 0), [0, 2, 0]);
+        rig.it.reinstate_path(1);
+        assert_eq!(rig.sent(4096, 3, 0), [1, 2, 0]);
         for path in 0..3 {
-            it.fail_path(path);
+            rig.it.fail_path(path);
         }
-        assert_eq!(send(&mut it, 4096, 0), None);
+        assert_eq!(rig.send(4096, 0), None);
     }
 }

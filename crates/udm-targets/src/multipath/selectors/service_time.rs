@@ -18,7 +18,7 @@
 //! path when much is under way; here they are compared in full.
 
 use super::order::Order;
-use super::{Finished, PathSelector, Selector, SelectorConfig, WORDS, WordGroup, repeat_of};
+use super::{Load, PathSelector, Selector, SelectorConfig, WordGroup, repeat_of};
 use crate::multipath::counters::PathView;
 use alloc::format;
 use alloc::string::String;
@@ -71,12 +71,12 @@ impl SelectorConfig for Config {
 
     fn print_info(&self, path: usize, view: &PathView<'_>, text: &mut String) {
         let throughput = self.paths[path].throughput;
-        write!(text, "{} {throughput} ", view.sum_of_word(0))
+        write!(text, "{} {throughput} ", view.sum_of_word(1))
             .expect("invariant: writing to a string succeeds");
     }
 
     fn explain(&self, path: usize, words: &[u64]) -> String {
-        format!("{} bytes under way, relative throughput {}", words[0], self.paths[path].throughput)
+        format!("{} bytes under way, relative throughput {}", words[1], self.paths[path].throughput)
     }
 
     fn start(&self) -> Selector {
@@ -87,30 +87,35 @@ impl SelectorConfig for Config {
 /// At work on one lane.
 pub(crate) struct ServiceTime {
     order: Order,
-    paths: Vec<Path>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Path {
-    bytes: u64,
-    throughput: u64,
+    throughputs: Vec<u64>,
 }
 
 impl ServiceTime {
     fn new(throughputs: impl ExactSizeIterator<Item = u32>) -> ServiceTime {
         let order = Order::new(throughputs.len());
-        let path = |throughput| Path { bytes: 0, throughput: u64::from(throughput) };
-        ServiceTime { order, paths: throughputs.map(path).collect() }
+        ServiceTime { order, throughputs: throughputs.map(u64::from).collect() }
     }
 }
 
-impl Path {
+/// A path in a comparison: bytes under way and throughput.
+#[derive(Clone, Copy)]
+struct Rival {
+    bytes: u64,
+    throughput: u64,
+}
+
+impl Rival {
     /// `Less` if this path is better than the other for `more` bytes.
     #[inline]
-    fn compare(self, other: Path, more: u64) -> Ordering {
+    fn compare(self, other: Rival, more: u64) -> Ordering {
         if self.throughput == other.throughput {
             return self.bytes.cmp(&other.bytes);
         }
+        self.compare_weighted(other, more)
+    }
+
+    #[cold]
+    fn compare_weighted(self, other: Rival, more: u64) -> Ordering {
         let by_throughput = other.throughput.cmp(&self.throughput);
         if self.bytes == other.bytes || self.throughput == 0 || other.throughput == 0 {
             return by_throughput;
@@ -124,26 +129,20 @@ impl Path {
 
 impl PathSelector for ServiceTime {
     #[inline]
-    fn select(&mut self, bytes: u64, _lane: LaneId, _now: Nanos) -> Option<u32> {
+    fn select(&mut self, bytes: u64, loads: &[Load], _lane: LaneId, _now: Nanos) -> Option<u32> {
+        let rival = |path: u32| Rival {
+            bytes: loads[path as usize].bytes,
+            throughput: self.throughputs[path as usize],
+        };
         let (&first, rest) = self.order.paths().split_first()?;
-        let mut best = (0, self.paths[first as usize]);
+        let mut best = (0, rival(first));
         for (place, &path) in rest.iter().enumerate() {
-            let candidate = self.paths[path as usize];
+            let candidate = rival(path);
             if candidate.compare(best.1, bytes) == Ordering::Less {
                 best = (place + 1, candidate);
             }
         }
         Some(self.order.take(best.0))
-    }
-
-    #[inline]
-    fn start_io(&mut self, path: u32, bytes: u64, _now: Nanos) {
-        self.paths[path as usize].bytes += bytes;
-    }
-
-    #[inline]
-    fn end_io(&mut self, path: u32, io: Finished) {
-        self.paths[path as usize].bytes -= io.bytes;
     }
 
     fn fail_path(&mut self, path: u32) {
@@ -153,59 +152,50 @@ impl PathSelector for ServiceTime {
     fn reinstate_path(&mut self, path: u32) {
         self.order.restore(path);
     }
-
-    fn words(&self, path: u32) -> [u64; WORDS] {
-        let mut words = [0; WORDS];
-        words[0] = self.paths[path as usize].bytes;
-        words
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::ServiceTime;
     use crate::multipath::selectors::PathSelector;
-    use crate::multipath::selectors::testing::{end, send};
-    use alloc::vec::Vec;
+    use crate::multipath::selectors::testing::Rig;
 
-    fn sent(it: &mut ServiceTime, bytes: u64, times: usize) -> Vec<u32> {
-        (0..times).filter_map(|_| send(it, bytes, 0)).collect()
+    fn rig(throughputs: [u32; 2]) -> Rig<ServiceTime> {
+        Rig::new(ServiceTime::new(throughputs.into_iter()), 2)
     }
 
     #[test]
     fn equal_throughputs_balance_bytes() {
-        let mut it = ServiceTime::new([1, 1].into_iter());
-        assert_eq!(send(&mut it, 64 << 10, 0), Some(0));
+        let mut rig = rig([1, 1]);
+        assert_eq!(rig.send(64 << 10, 0), Some(0));
         // 16 small ones fit beside the large one: at 64 KiB each the order decides.
-        assert_eq!(sent(&mut it, 4 << 10, 16), [1; 16]);
-        assert_eq!(send(&mut it, 4 << 10, 0), Some(0), "path 0 is first in the list");
+        assert_eq!(rig.sent(4 << 10, 16, 0), [1; 16]);
+        assert_eq!(rig.send(4 << 10, 0), Some(0), "path 0 is first in the list");
     }
 
     #[test]
     fn throughput_weighs_the_bytes() {
         // 10 against 20: with nothing under way the faster; then crosswise.
-        let mut it = ServiceTime::new([10, 20].into_iter());
+        let mut rig = rig([10, 20]);
         // a: (0+1)*20 = 20 against b: (1+1)*10 = 20: a tie, the faster wins; then 20 < 30.
-        assert_eq!(sent(&mut it, 1, 6), [1, 1, 0, 1, 1, 0]);
+        assert_eq!(rig.sent(1, 6, 0), [1, 1, 0, 1, 1, 0]);
     }
 
     #[test]
     fn a_throughput_of_zero_is_a_last_resort() {
-        let mut it = ServiceTime::new([0, 1].into_iter());
-        assert_eq!(sent(&mut it, 4096, 3), [1, 1, 1]);
-        it.fail_path(1);
-        assert_eq!(sent(&mut it, 4096, 2), [0, 0]);
-        it.reinstate_path(1);
-        assert_eq!(sent(&mut it, 4096, 1), [1]);
-        assert_eq!(it.words(1)[0], 4 * 4096);
-        end(&mut it, 1, 4096, 0, 1);
-        assert_eq!(it.words(1)[0], 3 * 4096);
+        let mut rig = rig([0, 1]);
+        assert_eq!(rig.sent(4096, 3, 0), [1, 1, 1]);
+        rig.it.fail_path(1);
+        assert_eq!(rig.sent(4096, 2, 0), [0, 0]);
+        rig.it.reinstate_path(1);
+        assert_eq!(rig.sent(4096, 1, 0), [1]);
+        assert_eq!(rig.it.words(1, rig.loads[1])[1], 4 * 4096);
     }
 
     #[test]
     fn large_differences_are_not_cut_to_32_bits() {
-        let mut it = ServiceTime::new([100, 99].into_iter());
-        it.start_io(0, 3 << 30, udm_types::Nanos(0));
-        assert_eq!(send(&mut it, 4096, 0), Some(1), "3 GiB under way on path 0");
+        let mut rig = rig([100, 99]);
+        rig.start(0, 3 << 30, 0);
+        assert_eq!(rig.send(4096, 0), Some(1), "3 GiB under way on path 0");
     }
 }
