@@ -8,7 +8,7 @@
 //! output sees the big number.
 
 use crate::steps::{self, Failed, cargo, is_ci, is_installed};
-use crate::{fuzz, sim, tidy};
+use crate::{fuzz, sim, soak, tidy};
 use std::path::Path;
 use std::time::Instant;
 
@@ -18,7 +18,7 @@ const SMOKE_SEEDS: u64 = 300;
 const FUZZ_S: u64 = 20;
 
 /// Programs the end-to-end tests use, and what is not checked without them.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 10] = [
     ("nbdinfo", "what the NBD front tells libnbd clients"),
     ("nbdcopy", "copies in and out over several NBD connections"),
     ("qemu-img", "QEMU as an NBD client"),
@@ -27,11 +27,13 @@ const TOOLS: [(&str, &str); 8] = [
     ("mkfs.ext4", "a file system on a mapped device"),
     ("fsck.ext4", "the same file system checked"),
     ("nbdkit", "another server's NBD device below ours"),
+    ("qemu-nbd", "a second server as the other path of a multipath device"),
+    ("e2fsck", "a file system that went through dying paths"),
 ];
 
 type Step = (&'static str, fn(&Path) -> Result<(), Failed>);
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     ("tools", tools),
     ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
@@ -39,6 +41,7 @@ const STEPS: [Step; 9] = [
     ("doc-tests", |root| steps::run(root, &mut cargo(&["test", "--workspace", "--doc"]))),
     ("tests", tests),
     ("simulation", simulation),
+    ("soak", soak::short),
     ("fuzz", fuzzing),
     ("docs", docs),
 ];

@@ -12,6 +12,7 @@ mod bench;
 mod ci;
 mod fuzz;
 mod sim;
+mod soak;
 mod steps;
 mod tidy;
 
@@ -33,6 +34,8 @@ enum Command {
     Ci(ci::Args),
     /// Run the simulator over seeds (release build of udm-sim).
     Sim(sim::Args),
+    /// Abuse the real thing with real servers and clients for a while.
+    Soak(soak::Args),
     /// Fuzz what parses other people's bytes (libFuzzer, stable toolchain).
     Fuzz(fuzz::Args),
     /// Measure, beside the peers or the floor.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(&root),
         Command::Ci(args) => ci::run(&root, &args),
         Command::Sim(args) => sim::run(&root, &args),
+        Command::Soak(args) => soak::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
     };

@@ -11,7 +11,7 @@
 
 use super::handshake::{Handshake, Progress};
 use super::replies::{Event, Replies};
-use super::requests::Requests;
+use super::requests::{Owner, Requests};
 use super::wire::{CMD_READ, CMD_WRITE, HeaderStyle};
 use udm_core::{BioBox, LowerBench};
 use udm_lane::{Buf, Payload, Segment};
@@ -105,7 +105,7 @@ fn under_way() -> (Requests, Vec<Buf>) {
         let (offset_bytes, len_bytes) = (MARGIN_BYTES, LEN_BYTES);
         bio.payload = Payload::from(Segment { buf: buf.clone(), offset_bytes, len_bytes });
         bufs.push(buf);
-        let slot = requests.insert(bio, 0);
+        let slot = requests.insert(Owner::Bio(bio), 0);
         let command = if op == Op::Read { CMD_READ } else { CMD_WRITE };
         let offset_bytes = index * u64::from(LEN_BYTES);
         let cookie = requests.begin(slot, command, offset_bytes, LEN_BYTES, Nanos::ZERO);

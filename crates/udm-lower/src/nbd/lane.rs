@@ -21,18 +21,19 @@
 
 use super::connection::{Connection, IN_FLIGHT_MAX, Link};
 use super::handshake::Agreed;
+use super::relay::{Desk, OP_BELL};
 use super::requests::{Owner, Requests, Stage};
 use super::state::NbdShared;
 use super::status::status_from_error;
 use super::wire::{
-    CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE, CMD_WRITE_ZEROES,
-    ERROR_SHUTDOWN, REQUEST_BYTES_MAX, RequestHead, SEND_FLUSH, SEND_FUA, SEND_TRIM,
-    SEND_WRITE_ZEROES,
+    CAN_MULTI_CONN, CMD_FLAG_FUA, CMD_FLAG_NO_HOLE, CMD_FLUSH, CMD_READ, CMD_TRIM, CMD_WRITE,
+    CMD_WRITE_ZEROES, ERROR_SHUTDOWN, REQUEST_BYTES_MAX, RequestHead, SEND_FLUSH, SEND_FUA,
+    SEND_TRIM, SEND_WRITE_ZEROES,
 };
 use std::collections::VecDeque;
 use std::sync::Arc;
 use udm_core::{Bio, BioBox, LowerCx, LowerLane};
-use udm_lane::{Buf, Completion, Payload, Segment};
+use udm_lane::{Buf, Completion, Errno, Payload, Segment};
 use udm_types::{BioFlags, Nanos, Op, SECTOR_BYTES, Status};
 
 /// Most bios of one lane with the server at once; others wait in order. Four full connections, and
@@ -70,13 +71,15 @@ pub(super) struct NbdLane {
     pub(super) connections: Vec<Connection>,
     pub(super) requests: Requests,
     /// Bios without a slot or a connection yet. Bounded by what the submitters have in flight.
-    waiting: VecDeque<BioBox>,
+    waiting: VecDeque<Owner>,
     piece_bytes_max: u64,
     /// [`ZERO_PIECE_BYTES`] of zeroes, made when first needed and only ever read.
     zeroes: Option<Buf>,
     /// Failed flushes this lane has told somebody about.
     flush_failures_seen: u64,
     pub(super) wants_turn_end: bool,
+    /// Where lanes meet if there is one connection for all of them.
+    pub(super) desk: Option<Desk>,
 }
 
 /// The largest payload for an export: whole blocks.
@@ -88,8 +91,12 @@ pub(super) fn piece_bytes_max(agreed: &Agreed) -> u32 {
 
 impl NbdLane {
     /// A lane's part, with its connections begun.
-    pub(super) fn open(shared: Arc<NbdShared>, cx: &mut LowerCx<'_>) -> NbdLane {
-        let count = shared.options.connections;
+    ///
+    /// # Errors
+    /// The kernel's, if there are no descriptors left.
+    pub(super) fn open(shared: Arc<NbdShared>, cx: &mut LowerCx<'_>) -> Result<NbdLane, Errno> {
+        let is_shared = !shared.promise.agreed.has(CAN_MULTI_CONN);
+        let count = if is_shared { 1 } else { shared.options.connections };
         let piece_bytes_max = u64::from(piece_bytes_max(&shared.promise.agreed));
         let mut lane = NbdLane {
             lane: cx.lane.0,
@@ -101,10 +108,17 @@ impl NbdLane {
             zeroes: None,
             flush_failures_seen: shared.flush_failures(),
             wants_turn_end: false,
+            desk: None,
             shared,
         };
-        lane.connect_all(cx);
-        lane
+        if is_shared {
+            lane.desk = Some(Desk::open(&lane.shared.relay, lane.lane, cx)?);
+            lane.listen(cx);
+        }
+        if !lane.is_away() {
+            lane.connect_all(cx);
+        }
+        Ok(lane)
     }
 
     /// The answer to a bio that needs no server.
@@ -132,18 +146,36 @@ impl NbdLane {
         nothing.then_some(Status::Ok)
     }
 
-    /// Starts a bio, lets it wait, or refuses it.
-    fn take(&mut self, bio: BioBox, cx: &mut LowerCx<'_>) {
-        if self.phase == Phase::LetGo {
-            // A table came back before this part was closed.
-            self.phase = Phase::Fresh;
+    /// A table came back before this part was closed.
+    fn revive(&mut self, cx: &mut LowerCx<'_>) {
+        self.phase = Phase::Fresh;
+        self.open_desk(cx);
+        if !self.is_away() {
             self.connect_all(cx);
         }
+    }
+
+    /// Starts work, lets it wait, or refuses it.
+    pub(super) fn take(&mut self, owner: Owner, cx: &mut LowerCx<'_>) {
         match self.choose() {
-            Some(number) if self.requests.taken_count() < SLOTS_MAX => self.start(bio, number, cx),
-            Some(_) => self.waiting.push_back(bio),
-            None if self.phase == Phase::Fresh || self.is_any_up() => self.waiting.push_back(bio),
-            None => cx.complete(bio, Status::Transport),
+            Some(number) if self.requests.taken_count() < SLOTS_MAX => {
+                self.start(owner, number, cx);
+            }
+            Some(_) => self.waiting.push_back(owner),
+            None if self.phase == Phase::Fresh || self.is_any_up() => {
+                self.waiting.push_back(owner);
+            }
+            None => self.answer_owner(owner, Status::Transport, cx),
+        }
+    }
+
+    /// Tells whoever asked how it ended.
+    fn answer_owner(&mut self, owner: Owner, status: Status, cx: &mut LowerCx<'_>) {
+        match owner {
+            Owner::Bio(bio) => cx.complete(bio, status),
+            Owner::Relayed(job) => self.tell_done(job, status, cx),
+            Owner::Abandoned(true) => self.shared.unfence(),
+            Owner::Abandoned(false) | Owner::Nobody => {}
         }
     }
 
@@ -161,11 +193,11 @@ impl NbdLane {
             .map(|connection| connection.number)
     }
 
-    fn start(&mut self, bio: BioBox, number: u16, cx: &mut LowerCx<'_>) {
+    fn start(&mut self, owner: Owner, number: u16, cx: &mut LowerCx<'_>) {
         let can_flush = self.shared.promise.agreed.has(SEND_FLUSH);
-        let flush_first = bio.op == Op::Flush || (can_flush && bio.flags.intersects(FLUSH_FIRST));
-        let index = self.requests.insert(bio, number);
+        let index = self.requests.insert(owner, number);
         let slot = self.requests.get(index);
+        let flush_first = slot.op == Op::Flush || (can_flush && slot.flags.intersects(FLUSH_FIRST));
         slot.stage = if flush_first { Stage::FlushFirst } else { Stage::Work };
         if slot.stage == Stage::Work && slot.total_bytes == 0 {
             // A pre-flush without data, at a server that has nothing to flush.
@@ -274,9 +306,11 @@ impl NbdLane {
         let is_durable = slot.flags.intersects(DURABLE) && command != CMD_READ;
         match (&slot.owner, error) {
             (Owner::Abandoned(_) | Owner::Nobody, _) => self.finish(index, Status::Ok, cx),
-            (Owner::Bio(_), 0) if command == CMD_FLUSH => self.flushed(index, cx),
-            (Owner::Bio(_), 0) => self.advance(index, cx),
-            (Owner::Bio(_), error) => {
+            (Owner::Bio(_) | Owner::Relayed(_), 0) if command == CMD_FLUSH => {
+                self.flushed(index, cx)
+            }
+            (Owner::Bio(_) | Owner::Relayed(_), 0) => self.advance(index, cx),
+            (Owner::Bio(_) | Owner::Relayed(_), error) => {
                 if command == CMD_FLUSH {
                     self.flush_failures_seen = self.shared.flush_failed();
                 } else if is_durable {
@@ -326,11 +360,8 @@ impl NbdLane {
 
     /// Answers the slot's bio and frees the slot.
     pub(super) fn finish(&mut self, index: u32, status: Status, cx: &mut LowerCx<'_>) {
-        match self.requests.remove(index) {
-            Owner::Bio(bio) => cx.complete(bio, status),
-            Owner::Abandoned(true) => self.shared.unfence(),
-            Owner::Abandoned(false) | Owner::Nobody => {}
-        }
+        let owner = self.requests.remove(index);
+        self.answer_owner(owner, status, cx);
         if !self.waiting.is_empty() {
             self.start_waiting(cx);
         }
@@ -338,21 +369,28 @@ impl NbdLane {
 
     /// Starts bios that waited for a slot or a connection.
     pub(super) fn start_waiting(&mut self, cx: &mut LowerCx<'_>) {
-        while self.requests.taken_count() < SLOTS_MAX
-            && let Some(number) = self.choose()
-            && let Some(bio) = self.waiting.pop_front()
-        {
-            match self.answer(&bio) {
-                Some(status) => cx.complete(bio, status),
-                None => self.start(bio, number, cx),
+        while self.requests.taken_count() < SLOTS_MAX {
+            let number = self.choose();
+            if number.is_none() && !self.is_away() {
+                return;
+            }
+            let Some(owner) = self.waiting.pop_front() else { return };
+            match (owner, number) {
+                (Owner::Bio(bio), number) => match (self.answer(&bio), number) {
+                    (Some(status), _) => cx.complete(bio, status),
+                    (None, Some(number)) => self.start(Owner::Bio(bio), number, cx),
+                    (None, None) => self.ask_home(bio, cx),
+                },
+                (owner, Some(number)) => self.start(owner, number, cx),
+                (owner, None) => self.answer_owner(owner, Status::Transport, cx),
             }
         }
     }
 
-    /// Refuses bios that waited for a connection.
+    /// Refuses what waited for a connection.
     pub(super) fn refuse_waiting(&mut self, status: Status, cx: &mut LowerCx<'_>) {
-        while let Some(bio) = self.waiting.pop_front() {
-            cx.complete(bio, status);
+        while let Some(owner) = self.waiting.pop_front() {
+            self.answer_owner(owner, status, cx);
         }
     }
 
@@ -387,11 +425,23 @@ impl LowerLane for NbdLane {
     fn submit(&mut self, bio: BioBox, cx: &mut LowerCx<'_>) {
         match self.answer(&bio) {
             Some(status) => cx.complete(bio, status),
-            None => self.take(bio, cx),
+            None => {
+                if self.phase == Phase::LetGo {
+                    self.revive(cx);
+                }
+                match self.is_away() {
+                    true if self.requests.taken_count() < SLOTS_MAX => self.ask_home(bio, cx),
+                    true => self.waiting.push_back(Owner::Bio(bio)),
+                    false => self.take(Owner::Bio(bio), cx),
+                }
+            }
         }
     }
 
     fn on_op(&mut self, user: u32, completion: Completion, cx: &mut LowerCx<'_>) {
+        if user == OP_BELL {
+            return self.bell_rang(completion.payload, cx);
+        }
         self.op_ended(user, completion, cx);
     }
 
@@ -404,6 +454,7 @@ impl LowerLane for NbdLane {
         for at in 0..self.connections.len() {
             self.move_on(at, cx);
         }
+        self.ring_bells();
     }
 
     fn abort(&mut self, select: &mut dyn FnMut(&Bio) -> bool, cx: &mut LowerCx<'_>) {
@@ -427,20 +478,22 @@ impl LowerLane for NbdLane {
             }
         }
         for _ in 0..self.waiting.len() {
-            let Some(bio) = self.waiting.pop_front() else { break };
-            if select(&bio) {
-                cx.complete(bio, Status::Timeout);
-            } else {
-                self.waiting.push_back(bio);
+            match self.waiting.pop_front() {
+                Some(Owner::Bio(bio)) if select(&bio) => cx.complete(bio, Status::Timeout),
+                Some(owner) => self.waiting.push_back(owner),
+                None => break,
             }
         }
     }
 
     fn let_go(&mut self, cx: &mut LowerCx<'_>) {
         self.say_good_bye(cx);
+        self.leave_desk(cx);
+        self.ring_bells();
     }
 
-    fn close(&mut self, _cx: &mut LowerCx<'_>) {
+    fn close(&mut self, cx: &mut LowerCx<'_>) {
+        self.close_desk(cx);
         self.shared.set_lane(self.lane, None);
     }
 }

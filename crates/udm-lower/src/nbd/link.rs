@@ -244,7 +244,9 @@ impl NbdLane {
         for at in 0..self.connections.len() {
             let connection = &mut self.connections[at];
             match &connection.link {
-                Link::Up { handle, style, .. } if !connection.outbox.is_sending() => {
+                Link::Up { handle, style, .. }
+                    if !connection.outbox.is_sending() && connection.in_flight == 0 =>
+                {
                     let (handle, style) = (*handle, *style);
                     let mut bytes = [0; REQUEST_BYTES_MAX];
                     let len = good_bye().encode(style, &mut bytes);
@@ -256,10 +258,13 @@ impl NbdLane {
                 }
                 Link::Down(_) => connection.link = Link::Down(None),
                 Link::Greeting { .. } | Link::Up { .. } | Link::Leaving(_) => {
+                    let number = connection.number;
                     self.close_socket(at, cx);
+                    self.fail_requests(number, Status::Transport, cx);
                 }
             }
         }
+        self.refuse_waiting(Status::Transport, cx);
         self.shared.set_lane(self.lane, None);
     }
 

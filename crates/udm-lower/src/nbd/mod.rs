@@ -16,7 +16,7 @@
 //!
 //! The tricky case is a server that may not be reached over several connections (it does not say
 //! CAN_MULTI_CONN): a flush there covers only its own connection, and reads of another connection
-//! may be stale. docs/lower-devices.md says what follows.
+//! may be stale. Then one lane has the only connection and works for the others (`relay`).
 
 mod connection;
 #[doc(hidden)]
@@ -27,6 +27,7 @@ mod lane;
 mod link;
 mod open;
 mod outbox;
+mod relay;
 mod replies;
 mod requests;
 mod state;
@@ -101,7 +102,7 @@ impl LowerDevice for NbdDevice {
     }
 
     fn open_lane(&self, cx: &mut LowerCx<'_>) -> Result<Box<dyn LowerLane>, Errno> {
-        Ok(Box::new(NbdLane::open(Arc::clone(&self.shared), cx)))
+        Ok(Box::new(NbdLane::open(Arc::clone(&self.shared), cx)?))
     }
 
     fn link(&self) -> Option<LinkState> {

@@ -11,10 +11,11 @@
 //! The tricky case is a bio that was answered early (aborted): its slot stays, without it, until
 //! the server's answer comes or the connection ends. Data that still comes for it is thrown away.
 
+use super::relay::Job;
 use super::wire::CMD_READ;
 use udm_core::BioBox;
 use udm_lane::Payload;
-use udm_types::{BioFlags, Nanos, Op, SECTOR_SHIFT};
+use udm_types::{BioFlags, Nanos, Op};
 
 /// What a slot works for.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) enum Owner {
     Nobody,
     /// A bio of this lane.
     Bio(BioBox),
+    /// A bio of another lane (see `relay`).
+    Relayed(Job),
     /// A bio that has been answered already; true if it changes the device, which is fenced.
     Abandoned(bool),
 }
@@ -118,8 +121,8 @@ impl Requests {
         self.slots.len() as u32
     }
 
-    /// Takes a slot for a bio on a connection.
-    pub(super) fn insert(&mut self, bio: BioBox, connection: u16) -> u32 {
+    /// Takes a slot for somebody's work on a connection.
+    pub(super) fn insert(&mut self, owner: Owner, connection: u16) -> u32 {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -128,11 +131,11 @@ impl Requests {
             }
         };
         let slot = &mut self.slots[index as usize];
-        (slot.op, slot.flags) = (bio.op, bio.flags);
-        slot.start_bytes = bio.sector << SECTOR_SHIFT;
-        slot.total_bytes = bio.len_sectors << SECTOR_SHIFT;
+        if let Some(asks) = owner.asks() {
+            (slot.op, slot.flags, slot.start_bytes, slot.total_bytes) = asks;
+        }
         slot.done_bytes = 0;
-        slot.owner = Owner::Bio(bio);
+        slot.owner = owner;
         slot.request.connection = connection;
         index
     }
@@ -248,6 +251,7 @@ impl Slot {
     pub(super) fn payload(&self) -> Option<&Payload> {
         match &self.owner {
             Owner::Bio(bio) => Some(&bio.payload),
+            Owner::Relayed(job) => Some(&job.payload),
             Owner::Nobody | Owner::Abandoned(_) => None,
         }
     }

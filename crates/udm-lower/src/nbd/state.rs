@@ -10,6 +10,7 @@
 //! and the next table that is loaded may use all of it.
 
 use super::handshake::Agreed;
+use super::relay::Relay;
 use super::uri::NbdOptions;
 use super::wire::{READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES};
 use rustix::fd::OwnedFd;
@@ -40,6 +41,8 @@ pub(super) struct NbdShared {
     pub(super) options: NbdOptions,
     /// What was promised.
     pub(super) promise: Promise,
+    /// Where the lanes meet if there is one connection for all of them.
+    pub(super) relay: Relay,
     /// The connection the device was opened with, for the first lane that comes.
     first: Mutex<Option<(OwnedFd, Agreed)>>,
     len_sectors: AtomicU64,
@@ -81,6 +84,7 @@ impl NbdShared {
             export,
             options,
             promise,
+            relay: Relay::default(),
             first: Mutex::new(Some((first, promise.agreed))),
             len_sectors: AtomicU64::new(len_sectors(&promise.agreed)),
             fence: AtomicU32::new(0),

@@ -481,3 +481,86 @@ fn a_part_that_was_let_go_connects_again_for_the_next_table() {
         rig.lane.close();
     });
 }
+
+/// Two lanes of a server that wants one connection; the second asks the first.
+fn two_lanes(choice: DriverChoice, options: &str) -> Option<(Rig, Lane)> {
+    let script = Script { flags: ALL & !(1 << 8), ..Script::default() };
+    let rig = Rig::new(choice, options, script)?;
+    let other = Lane::open(1, choice, &rig.device)?;
+    Some((rig, other))
+}
+
+/// Turns both lanes until the second has answered.
+fn ask_other(rig: &mut Rig, other: &mut Lane, bio: BioBox) -> BioBox {
+    other.submit(bio);
+    loop {
+        other.step(false);
+        rig.lane.step(false);
+        if let Some(bio) = other.done().pop() {
+            return bio;
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_server_without_multi_conn_gets_one_connection_for_all_lanes() {
+    for choice in CHOICES {
+        let Some((mut rig, mut other)) = two_lanes(choice, "&connections=4") else { return };
+        for round in 0..20 {
+            let write = other.bio(Op::Write, BioFlags::FUA, round * 8, 8, 5);
+            assert_eq!(ask_other(&mut rig, &mut other, write).status, Status::Ok);
+            assert!(is_all(&rig.lane.one(Op::Read, NONE, round * 8, 8, 0), 5));
+            let read = other.bio(Op::Read, NONE, round * 8, 128, 1);
+            let read = ask_other(&mut rig, &mut other, read);
+            assert_eq!((byte_of(&read, 4095), byte_of(&read, 4096)), (5, 0));
+            let flush = other.bio(Op::Flush, NONE, 0, 0, 0);
+            assert_eq!(ask_other(&mut rig, &mut other, flush).status, Status::Ok);
+        }
+        rig.server().script(|script| script.answer = Answer::Error(28));
+        let write = other.bio(Op::Write, NONE, 0, 8, 5);
+        assert_eq!(ask_other(&mut rig, &mut other, write).status, Status::NoSpace);
+        assert_eq!(rig.server().connection_count(), 1);
+        // An abort where the bio is: it is answered there, and the fence holds until home knows.
+        rig.server().script(|script| script.answer = Answer::Hold);
+        let write = other.bio(Op::Write, NONE, 0, 8, 6);
+        other.submit(write);
+        while rig.server().held_count() == 0 {
+            other.step(false);
+            rig.lane.step(false);
+        }
+        other.abort(|_| true);
+        assert_eq!(other.done().pop().unwrap().status, Status::Timeout);
+        assert_eq!(rig.status(Op::Read, NONE, 0, 8), Status::Offline);
+        rig.server().script(|script| script.answer = Answer::Serve);
+        rig.server().release();
+        while rig.status(Op::Flush, NONE, 0, 0) == Status::Offline {
+            rig.lane.step(false);
+            other.step(false);
+        }
+        other.close();
+        rig.lane.close();
+        assert_eq!(rig.server().connection_count(), 1);
+    }
+}
+
+#[test]
+fn the_one_connection_breaks_for_all_and_another_lane_takes_it_over() {
+    for choice in CHOICES {
+        let options = "&reconnect=0.005-0.005";
+        let Some((mut rig, mut other)) = two_lanes(choice, options) else { return };
+        rig.server().script(|script| script.answer = Answer::HangUp);
+        let read = other.bio(Op::Read, NONE, 0, 8, 1);
+        assert_eq!(ask_other(&mut rig, &mut other, read).status, Status::Transport);
+        rig.server().script(|script| script.answer = Answer::Serve);
+        rig.wait_until_up();
+        // The home lane's part goes; the other becomes home with its next bio.
+        rig.lane.close();
+        let mut read = other.one(Op::Read, NONE, 0, 8, 1);
+        while read.status == Status::Transport {
+            read = other.one(Op::Read, NONE, 0, 8, 1);
+        }
+        assert_eq!((read.status, is_all(&read, 0)), (Status::Ok, true));
+        other.close();
+    }
+}

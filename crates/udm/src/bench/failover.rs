@@ -193,7 +193,7 @@ impl Server {
 
 impl Mortal for Server {
     fn device(&self) -> String {
-        format!("nbd+unix:///d?socket={}&reconnect=10ms-100ms", self.socket().display())
+        format!("nbd+unix:///d?socket={}&reconnect=0.01-0.1", self.socket().display())
     }
 
     fn kill(&mut self, _runtime: &Runtime) -> Result<(), BenchError> {

@@ -16,6 +16,7 @@ mod deadline;
 mod durable;
 mod full_disk;
 mod nbd;
+mod nbd_below;
 mod outside;
 mod papers;
 mod rude;
