@@ -27,6 +27,7 @@ mod oracle;
 mod paths;
 mod pauses;
 pub mod search;
+pub mod selectors;
 mod side;
 mod state;
 mod swarm;

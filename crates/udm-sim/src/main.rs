@@ -50,6 +50,9 @@ struct Args {
     /// Name every failing seed instead of stopping at the first.
     #[arg(long)]
     keep_going: bool,
+    /// Print how each path selector does over a few kinds of bad paths, and nothing else.
+    #[arg(long)]
+    selectors: bool,
     /// Do not make a failure small.
     #[arg(long)]
     no_shrink: bool,
@@ -57,6 +60,18 @@ struct Args {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.selectors {
+        return match udm_sim::selectors::SelectorTable::run() {
+            Ok(table) => {
+                print!("{}", table.markdown());
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let canary = match &args.canary {
         None => None,
         Some(name) => match Canary::find(name) {
