@@ -310,6 +310,7 @@ impl Engine {
 
     /// Pushes a bio back, out of the layer it is in: held under noflush, an error otherwise. A
     /// request goes back into its queue, always.
+    #[inline(never)]
     pub(super) fn requeue(&mut self, mut bio: BioBox, again: Again) {
         let Some(frame) = bio.pop_frame() else {
             debug_assert!(false, "a target pushed back a bio that is in no layer");

@@ -14,7 +14,7 @@ use super::super::Engine;
 use super::super::device::DeviceLane;
 use super::super::doorway::{self, Next};
 use super::{Again, PENDING_MAX, Waiting, key_of};
-use crate::bio::{BioBox, Dest};
+use crate::bio::BioBox;
 use udm_types::{DeviceId, Status};
 
 impl Engine {
@@ -113,8 +113,7 @@ impl Engine {
         }
         // A request-based table has one target.
         match doorway::map(device, &mut self.parts, 0, seq, bio) {
-            Next::Onward(bio, Dest::Lower(lower)) => self.submit_lower(lower, bio),
-            Next::Onward(bio, Dest::Device(_)) => self.enter(bio),
+            Next::Onward(bio, _) => self.enter(bio),
             Next::Kept => {}
             // The target has no room now. To ask at once again could go on for ever.
             Next::Requeue(bio) => self.requeue(bio, Again::Shortly),

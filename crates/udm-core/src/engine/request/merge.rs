@@ -176,7 +176,9 @@ impl Engine {
         index
     }
 
-    /// A carrier has come back: its bios get its status, or go alone if only some may be bad.
+    /// A carrier has come back: its bios get its status, or go alone if only some may be bad. Kept
+    /// out of the way of bios.
+    #[inline(never)]
     pub(in crate::engine) fn request_done(&mut self, index: u32, mut carrier: BioBox) {
         carrier.set_live(false);
         let status = carrier.status;
