@@ -123,6 +123,8 @@ pub struct Engine {
     requests: Requests,
     /// Request-based devices with requests that go out at the end of the turn.
     plugged: Vec<DeviceId>,
+    /// Request-based devices with requests that wait for more of their stream.
+    growing: Vec<DeviceId>,
     /// One of them has so many that they go out now.
     plug_full: bool,
     /// Request-based devices with requests to map again.
@@ -186,6 +188,7 @@ impl Engine {
             parents: Parents::default(),
             requests: Requests::default(),
             plugged: Vec::new(),
+            growing: Vec::new(),
             plug_full: false,
             kicked: VecDeque::new(),
             parts: TargetParts::new(lane, lanes),
@@ -389,6 +392,7 @@ impl Engine {
                         );
                     }
                 }
+                TimerFor::Growth { device } => self.growth_timer(device),
                 TimerFor::Requests { device } => self.requests_due(device),
                 TimerFor::Coordinator { token } => {
                     if let Some(coordinator) = &mut self.coordinator {

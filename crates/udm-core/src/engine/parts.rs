@@ -30,6 +30,10 @@ pub(crate) enum TimerFor {
         target: u32,
         token: u64,
     },
+    /// Requests of a device that wait for more of their stream.
+    Growth {
+        device: DeviceId,
+    },
     /// Requests of a device that wait out a pause.
     Requests {
         device: DeviceId,

@@ -334,3 +334,75 @@ fn every_lane_has_a_queue_of_its_own() {
     assert_eq!(counters(&mut world, dm).requests, 3, "counters are summed");
     world.assert_quiet();
 }
+
+#[test]
+fn a_stream_on_a_deep_queue_grows_while_others_are_under_way() {
+    let mut world = world();
+    let dm = device(&mut world);
+    world.lower("d0").hold(OpSet::all());
+    for index in 0..16 {
+        world.submit(0, dm, write(index * 8));
+        world.run();
+    }
+    let wanted = [(0, 8), (8, 8), (16, 16), (32, 32), (64, 64)];
+    assert_eq!(seen(&world, Op::Write), wanted, "each has half of what is outstanding");
+    world.submit(0, dm, write(128));
+    world.run();
+    assert_eq!((seen(&world, Op::Write).len(), world.census().waiting), (5, 1));
+    // What is no stream does not wait, and neither does what is alone.
+    world.submit(0, dm, write(1000));
+    world.run();
+    assert_eq!(seen(&world, Op::Write).last(), Some(&(1000, 8)));
+    world.lower("d0").flow();
+    world.run();
+    assert_eq!(seen(&world, Op::Write).last(), Some(&(128, 8)), "nothing is under way any more");
+    assert_eq!((world.pending(), world.census().waiting), (0, 0));
+    world.assert_quiet();
+}
+
+#[test]
+fn a_stream_over_a_device_that_hangs_waits_a_millisecond() {
+    let mut world = world();
+    let dm = device(&mut world);
+    world.lower("d0").hold(OpSet::all());
+    for index in 0..3 {
+        world.submit(0, dm, write(index * 8));
+        world.run();
+    }
+    assert_eq!(seen(&world, Op::Write).len(), 2);
+    world.advance(Nanos(999_999));
+    assert_eq!(seen(&world, Op::Write).len(), 2);
+    world.advance(Nanos(1));
+    assert_eq!(seen(&world, Op::Write).len(), 3);
+    world.lower("d0").flow();
+    world.assert_quiet();
+}
+
+#[test]
+fn a_request_that_waits_to_grow_does_not_keep_a_suspend_or_a_barrier() {
+    let mut world = world();
+    let dm = device(&mut world);
+    world.lower("d0").hold(OpSet::all());
+    for index in 0..3 {
+        world.submit(0, dm, write(index * 8));
+        world.run();
+    }
+    let ordered = world.submit(1, dm, write(100).with(BioFlags::ORDERED));
+    world.lower("d0").flow();
+    world.run();
+    assert_eq!(status(&mut world, ordered), Status::Ok);
+    assert_eq!(writes(world.lower("d0")), [0, 8, 16, 100]);
+    world.lower("d0").hold(OpSet::WRITE);
+    for index in 0..3 {
+        world.submit(0, dm, write(index * 8));
+        world.run();
+    }
+    let suspend = world.start_suspend(dm, udm_core::lifecycle::SuspendOptions::default());
+    world.lower("d0").flow();
+    world.run();
+    assert!(world.answer(suspend).is_some_and(|answer| answer.is_ok()));
+    assert_eq!((world.pending(), world.census().waiting), (1, 1));
+    world.resume(dm);
+    assert_eq!(world.pending(), 0);
+    world.assert_quiet();
+}

@@ -13,9 +13,10 @@
 use super::super::Engine;
 use super::super::device::DeviceLane;
 use super::super::doorway::{self, Next};
-use super::{Again, PENDING_MAX, Waiting, key_of};
+use super::super::parts::TimerFor;
+use super::{Again, GROWTH_TIME, PENDING_MAX, Waiting, key_of};
 use crate::bio::BioBox;
-use udm_types::{DeviceId, Status};
+use udm_types::{DeviceId, Nanos, Status};
 
 impl Engine {
     /// Puts a bio that may be started into its device's queue.
@@ -51,32 +52,44 @@ impl Engine {
         self.queue_request(id, seq, bio);
     }
 
-    /// Starts what gathered in all queues. True if there was anything.
+    /// Starts what gathered in all queues. True if that was anything new.
     #[inline]
     pub(in crate::engine) fn unplug_all(&mut self) -> bool {
-        if self.plugged.is_empty() {
+        if self.plugged.is_empty() && self.growing.is_empty() {
             return false;
         }
-        self.plug_full = false;
-        while let Some(id) = self.plugged.pop() {
-            self.unplug(id);
-            self.run_parts();
-        }
-        true
+        self.unplug_queues()
     }
 
-    fn unplug(&mut self, id: DeviceId) {
-        let Some(device) = self.devices.get_mut(id) else { return };
-        let Some(queue) = &mut device.requests else { return };
+    fn unplug_queues(&mut self) -> bool {
+        self.plug_full = false;
+        let mut did = !self.plugged.is_empty();
+        // What waits to grow is looked at again: something may have completed in this turn.
+        self.plugged.append(&mut self.growing);
+        while let Some(id) = self.plugged.pop() {
+            did |= self.unplug(id);
+            self.run_parts();
+        }
+        did
+    }
+
+    /// Sorts, joins, starts; true if a request was started.
+    fn unplug(&mut self, id: DeviceId) -> bool {
+        let now = self.shared.now;
+        let Some(device) = self.devices.get_mut(id) else { return false };
+        let Some(queue) = &mut device.requests else { return false };
         queue.plugged = false;
         if device.gate.suspend.is_some() {
-            return;
+            return false;
         }
         let max_sectors = queue.max_sectors;
-        let mut batch = core::mem::take(&mut queue.pending);
+        let grown = queue.growing_since.take();
+        let patient = grown.is_none_or(|since| now.since(since) < GROWTH_TIME);
+        let mut batch = core::mem::replace(&mut queue.pending, core::mem::take(&mut queue.spare));
         if batch.len() > 1 {
             batch.sort_unstable_by_key(|waiting| (waiting.key, waiting.seq));
         }
+        let mut did = false;
         let mut open: Option<Waiting> = None;
         for next in batch.drain(..) {
             open = match open {
@@ -85,32 +98,79 @@ impl Engine {
                     Some(now)
                 }
                 Some(now) => {
-                    self.start_request(id, now);
+                    did |= self.start_or_grow(id, now, patient);
                     Some(next)
                 }
                 None => Some(next),
             };
         }
         if let Some(last) = open {
-            self.start_request(id, last);
+            did |= self.start_or_grow(id, last, patient);
         }
-        // The memory goes back for the next turn.
-        if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut())
-            && queue.pending.is_empty()
+        if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut()) {
+            queue.spare = batch;
+            if !queue.pending.is_empty() {
+                let since = grown.filter(|_| patient).unwrap_or(now);
+                queue.growing_since = Some(since);
+                self.growing.push(id);
+                self.time_growth(id, since);
+            }
+        }
+        did
+    }
+
+    /// Starts a request, or lets it wait for more of its stream. True if it was started.
+    #[inline]
+    fn start_or_grow(&mut self, id: DeviceId, waiting: Waiting, patient: bool) -> bool {
+        if let Some(device) = self.devices.get_mut(id)
+            && let Some(queue) = &mut device.requests
         {
-            queue.pending = batch;
+            let bios = self.requests.bios_of(id, &waiting.bio);
+            let (len, in_flight) = (waiting.bio.len_sectors, device.gate.in_flight);
+            if patient && queue.may_grow(waiting.key, len, bios, in_flight) {
+                queue.pending.push(waiting);
+                return false;
+            }
+        }
+        self.start_request(id, waiting);
+        true
+    }
+
+    /// Sees to it that a request does not wait for its stream too long.
+    fn time_growth(&mut self, id: DeviceId, since: Nanos) {
+        if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut())
+            && !queue.growth_timer
+        {
+            queue.growth_timer = true;
+            let timer = TimerFor::Growth { device: id };
+            self.shared.timers.set(since + GROWTH_TIME, timer);
+        }
+    }
+
+    /// The timer of what waits to grow: it may have gone, and something else may wait by now.
+    pub(in crate::engine) fn growth_timer(&mut self, id: DeviceId) {
+        let now = self.shared.now;
+        let queue = self.devices.get_mut(id).and_then(|device| device.requests.as_mut());
+        let Some(queue) = queue else { return };
+        queue.growth_timer = false;
+        // What has waited its time goes out at the end of this turn.
+        if let Some(since) = queue.growing_since
+            && now.since(since) < GROWTH_TIME
+        {
+            self.time_growth(id, since);
         }
     }
 
     /// Maps a request and sends it on.
     pub(super) fn start_request(&mut self, id: DeviceId, waiting: Waiting) {
-        let Waiting { seq, bio, .. } = waiting;
         let Some(device) = self.devices.get_mut(id) else {
-            return self.give_up(bio, Status::Offline);
+            return self.give_up(waiting.bio, Status::Offline);
         };
         if let Some(queue) = &mut device.requests {
             queue.gauges.requests += 1;
+            queue.note_end(&waiting);
         }
+        let Waiting { seq, bio, .. } = waiting;
         // A request-based table has one target.
         match doorway::map(device, &mut self.parts, 0, seq, bio) {
             Next::Onward(bio, _) => self.enter(bio),

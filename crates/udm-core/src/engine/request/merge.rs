@@ -64,6 +64,8 @@ impl Requests {
         now.len_sectors + next.len_sectors <= max_sectors
             && now.payload.segment_count() + next.payload.segment_count() <= SEGMENTS_MAX
             && came_the_same_way(first, next)
+            // One that waited to grow is not joined to what came before it.
+            && self.own(next, id).is_none()
     }
 }
 
@@ -99,6 +101,12 @@ impl Requests {
     /// Requests of several bios that are not over.
     pub(in crate::engine) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// How many bios a request of this device has.
+    #[inline]
+    pub(super) fn bios_of(&self, id: DeviceId, bio: &Bio) -> u64 {
+        self.own(bio, id).map_or(1, |slot| self.slots[slot as usize].bios.len() as u64)
     }
 
     /// The bios of a request.
@@ -137,6 +145,7 @@ impl Engine {
         add_to_carrier(&mut now.bio, &next.bio);
         slot.bios.push(next.bio);
         if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut()) {
+            queue.joined += 1;
             queue.gauges.back_merges += u64::from(back);
             queue.gauges.front_merges += u64::from(!back);
         }
@@ -185,6 +194,7 @@ impl Engine {
         let slot = &mut self.requests.slots[index as usize];
         let (id, seq) = (slot.device, slot.seq);
         let mut bios = core::mem::take(&mut slot.bios);
+        let joined = bios.len() as u64 - 1;
         if may_be_partial(status) && !slot.sealed {
             for bio in bios.drain(..) {
                 self.put_back(id, seq, bio, Again::NextTurn);
@@ -197,6 +207,7 @@ impl Engine {
         }
         self.free_slot(index, bios, carrier);
         if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut()) {
+            queue.joined -= joined;
             queue.settle();
             self.check_drained(id);
         }
@@ -211,12 +222,14 @@ impl Engine {
     ) {
         let Some(index) = self.requests.own(&bio, id) else { return visit(self, bio) };
         let mut bios = core::mem::take(&mut self.requests.slots[index as usize].bios);
+        let joined = bios.len() as u64 - 1;
         for bio in bios.drain(..) {
             visit(self, bio);
         }
         bio.set_live(false);
         self.free_slot(index, bios, bio);
         if let Some(queue) = self.devices.get_mut(id).and_then(|device| device.requests.as_mut()) {
+            queue.joined -= joined;
             queue.settle();
         }
     }

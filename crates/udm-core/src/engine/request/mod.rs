@@ -12,6 +12,11 @@
 //! Files: `dispatch` (queue, plug, map), `merge` (requests of several bios), `wait` (what was
 //! pushed back, and what suspend, resume, abort and removal do with it).
 //!
+//! A stream of small bios on a deep queue gains little from one turn, where two or three of them
+//! meet. So a request that continues one that was started waits to grow while others are under way,
+//! until it has half of the bios that are outstanding, or 256 KiB, or nothing is under way, or 1 ms
+//! is over. Of one or two bios outstanding, or of bios in random places, none ever waits.
+//!
 //! Rules. A request that is *started* has a frame of the device and is counted by the gate, like
 //! any bio; one that waits here has neither. So a suspend, of either kind, ends while requests
 //! wait; they are mapped by the table that resumes, ahead of newer I/O, in the order of their
@@ -51,14 +56,25 @@ const PENDING_MAX: usize = 512;
 /// The requests of a device on one lane that have not been started.
 #[derive(Debug, Default)]
 pub(crate) struct RequestQueue {
-    /// New ones, in the order they came, until the end of the turn.
+    /// New ones, in the order they came, until the end of the turn or until they have grown.
     pending: Vec<Waiting>,
+    /// Empty memory that changes places with `pending`.
+    spare: Vec<Waiting>,
     /// Pushed back, ordered by sequence number; mapped in the next turn, or at resume.
     requeued: VecDeque<Waiting>,
     /// Pushed back with a pause, ordered by when they are due.
     delayed: VecDeque<(Nanos, Waiting)>,
     /// The lane knows that `pending` has something.
     plugged: bool,
+    /// Since when `pending` has requests that wait to grow.
+    growing_since: Option<Nanos>,
+    /// A timer ends that wait.
+    growth_timer: bool,
+    /// Where requests started last ended, as keys: what continues one of them is a stream.
+    ends: [u64; STREAMS],
+    next_end: usize,
+    /// Bios joined to others that have not completed.
+    joined: u64,
     /// The lane knows that `requeued` has something to map.
     kicked: bool,
     /// When the one timer for `delayed` fires.
@@ -71,6 +87,16 @@ pub(crate) struct RequestQueue {
     fua_by_flush: bool,
     gauges: RequestGauges,
 }
+
+/// Streams a queue knows; a lane serves few connections, and each is one stream or none.
+const STREAMS: usize = 4;
+
+/// Requests of this length do not wait to grow: 256 KiB, where the cost of a request is small
+/// beside that of its data.
+const GROWN_SECTORS: Sector = 512;
+
+/// How long a request waits to grow at the most. Only a dead device below makes it that long.
+const GROWTH_TIME: Nanos = Nanos(1_000_000);
 
 /// A request that has not been started.
 #[derive(Debug)]
@@ -133,6 +159,24 @@ impl RequestQueue {
     /// It is over.
     pub(super) fn settle(&mut self) {
         self.unsettled -= 1;
+    }
+
+    /// True if a request should wait for more of its stream.
+    #[inline]
+    fn may_grow(&self, key: u64, len_sectors: Sector, bios: u64, in_flight: u64) -> bool {
+        in_flight > 0
+            && 2 * bios < in_flight + self.joined + self.waiting() + 1
+            && len_sectors < GROWN_SECTORS.min(self.max_sectors)
+            && self.ends.contains(&key)
+    }
+
+    /// A request is started.
+    #[inline]
+    fn note_end(&mut self, waiting: &Waiting) {
+        if waiting.key < ALONE {
+            self.ends[self.next_end % STREAMS] = waiting.key + waiting.bio.len_sectors;
+            self.next_end = self.next_end.wrapping_add(1);
+        }
     }
 
     /// True if nothing waits here and nothing can come back.

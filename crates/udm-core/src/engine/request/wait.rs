@@ -85,6 +85,7 @@ impl RequestQueue {
             self.insert(waiting);
         }
         self.pending = pending;
+        self.growing_since = None;
     }
 
     /// What waits, taken out of the queue of a device that is gone.
