@@ -11,6 +11,7 @@
 mod bench;
 mod ci;
 mod fuzz;
+mod mutants;
 mod sim;
 mod soak;
 mod steps;
@@ -36,6 +37,8 @@ enum Command {
     Sim(sim::Args),
     /// Abuse the real thing with real servers and clients for a while.
     Soak(soak::Args),
+    /// Plant bugs in a copy of the sources; the simulator has to find each.
+    Mutants(mutants::Args),
     /// Fuzz what parses other people's bytes (libFuzzer, stable toolchain).
     Fuzz(fuzz::Args),
     /// Measure, beside the peers or the floor.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ci(args) => ci::run(&root, &args),
         Command::Sim(args) => sim::run(&root, &args),
         Command::Soak(args) => soak::run(&root, &args),
+        Command::Mutants(args) => mutants::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
     };

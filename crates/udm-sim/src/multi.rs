@@ -22,9 +22,15 @@ use crate::layout::{Below, Leg, Meaning, Multi, Part, Stack};
 use crate::oracle::WindowId;
 use crate::paths::Health;
 use crate::volume::Volume;
+use std::cell::Cell;
+use std::rc::Rc;
 use udm_core::ErrorCode;
 use udm_core::lifecycle::{Request, SuspendOptions};
-use udm_types::Sector;
+use udm_types::{Nanos, Sector};
+
+/// How long a suspend may take in virtual time when nothing below hangs: late answers and retries
+/// of the disk's own take less than half.
+const SUSPEND_LIMIT: Nanos = Nanos(3_000_000_000);
 
 /// The selectors, each with arguments of its own and of its paths.
 const SELECTORS: [&str; 6] = [
@@ -276,32 +282,76 @@ impl Volume {
             state.tally.count("all paths dead");
         }
         director.nap(150).await;
-        if director.once_in(2) {
-            let options = SuspendOptions { noflush: true, ..SuspendOptions::default() };
-            if self.suspend(node, options).await == Suspended::No {
-                return;
-            }
-            let lucky = {
-                let mut state = director.stage.get();
-                let all = state.paths_to(multi.lun);
-                let lucky = all[state.rng.usize(0..all.len())];
-                state.set_health(lucky, Health::Alive);
-                lucky
-            };
-            let name = self.stack.nodes[node].name.clone();
-            let mut dress = director.dress(&self.stack, node, false, false);
-            if !dress.paths.contains(&lucky) {
-                dress = director.dress(&self.stack, node, true, false);
-            }
-            if !director.load(&name, &dress.text).await {
-                self.resume(node, SuspendOptions::default()).await;
-                return;
-            }
-            let window = self.expect_dress(node, &dress);
-            let done = self.resume(node, SuspendOptions::default()).await;
-            self.dressed(node, &dress, window, done);
-            director.stage.get().tally.count("new paths for held I/O");
+        if !director.playing() {
+            // From now on nobody changes a path's health.
+            return;
         }
+        if director.once_in(2) {
+            self.new_paths_for_what_waits(node, multi.lun).await;
+        } else {
+            self.suspend_without_paths(node, multi.lun).await;
+        }
+    }
+
+    /// Both suspends end while every path stays dead: one fails what waits, one pushes it back.
+    async fn suspend_without_paths(&mut self, node: usize, lun: usize) {
+        let director = self.director.clone();
+        {
+            let mut state = director.stage.get();
+            state.pinned.insert(lun);
+            for path in state.paths_to(lun) {
+                state.set_health(path, Health::Dead);
+            }
+        }
+        let ended = Rc::new(Cell::new(false));
+        let (watch, seen) = (director.clone(), Rc::clone(&ended));
+        let name = self.stack.nodes[node].name.clone();
+        director.tasks.borrow_mut().push(Box::pin(async move {
+            watch.control.sleep(SUSPEND_LIMIT).await;
+            if !seen.get() && watch.playing() {
+                watch.violate(format!("a suspend of {name} waits for paths that are dead"));
+            }
+        }));
+        let noflush = director.stage.get().swarm.noflush && director.once_in(2);
+        let reason = "sim".into();
+        let options = SuspendOptions { noflush, reason, ..SuspendOptions::default() };
+        let outcome = self.suspend(node, options).await;
+        ended.set(true);
+        director.stage.get().tally.count("suspends without a path");
+        if outcome == Suspended::Yes {
+            director.nap(30).await;
+            self.resume(node, SuspendOptions::default()).await;
+        }
+        director.stage.get().pinned.remove(&lun);
+    }
+
+    /// A noflush swap to a table with a living path lets what waits flow again.
+    async fn new_paths_for_what_waits(&mut self, node: usize, lun: usize) {
+        let director = self.director.clone();
+        let options = SuspendOptions { noflush: true, ..SuspendOptions::default() };
+        if self.suspend(node, options).await == Suspended::No {
+            return;
+        }
+        let lucky = {
+            let mut state = director.stage.get();
+            let all = state.paths_to(lun);
+            let lucky = all[state.rng.usize(0..all.len())];
+            state.set_health(lucky, Health::Alive);
+            lucky
+        };
+        let name = self.stack.nodes[node].name.clone();
+        let mut dress = director.dress(&self.stack, node, false, false);
+        if !dress.paths.contains(&lucky) {
+            dress = director.dress(&self.stack, node, true, false);
+        }
+        if !director.load(&name, &dress.text).await {
+            self.resume(node, SuspendOptions::default()).await;
+            return;
+        }
+        let window = self.expect_dress(node, &dress);
+        let done = self.resume(node, SuspendOptions::default()).await;
+        self.dressed(node, &dress, window, done);
+        director.stage.get().tally.count("new paths for held I/O");
     }
 
     /// Liveness: a device none of whose paths will live again gets others, without a flush.

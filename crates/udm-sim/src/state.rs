@@ -20,6 +20,7 @@ use crate::tally::Tally;
 use crate::trace::Trace;
 use fastrand::Rng;
 use std::cell::{RefCell, RefMut};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use udm_types::Nanos;
 
@@ -47,6 +48,8 @@ pub(crate) struct SimState {
     pub disks: Vec<Disk>,
     /// The paths to those of them that are LUNs.
     pub paths: Vec<Path>,
+    /// The LUNs whose paths the weather leaves as they are.
+    pub pinned: BTreeSet<usize>,
     /// Operations under way on them.
     pub ops: Ops,
     /// The drivers' side of each lane.

@@ -188,15 +188,12 @@ struct PathKnobs {
     weather_ms: u64,
 }
 
-/// Request-based devices are in the tables.
-const REQUEST_MODE: bool = false;
-
 fn draw_paths(rng: &mut Rng) -> PathKnobs {
     PathKnobs {
         on: rng.u32(0..8) < 3,
         luns: rng.usize(1..=3),
         each: rng.usize(1..=4),
-        requests: rng.u32(0..8) < 5 && REQUEST_MODE,
+        requests: rng.u32(0..8) < 5,
         giving_up: rng.u32(0..8) < 2,
         weather_ms: [0, 5, 20, 60][rng.usize(0..4)],
     }
@@ -333,7 +330,7 @@ mod tests {
     #[test]
     fn every_switch_is_on_in_some_seeds_and_off_in_others() {
         type Switch = fn(&Swarm) -> bool;
-        let switches: [(&str, Switch); 15] = [
+        let switches: [(&str, Switch); 16] = [
             ("eio", |swarm| swarm.faults.eio > 0),
             ("short", |swarm| swarm.faults.short > 0),
             ("hang", |swarm| swarm.faults.hang > 0),
@@ -347,6 +344,7 @@ mod tests {
             ("hold", |swarm| swarm.hold),
             ("races", |swarm| swarm.races),
             ("big blocks", |swarm| swarm.block_sectors == 8),
+            ("requests", |swarm| swarm.requests),
             ("multipath", |swarm| swarm.luns > 0),
             ("one lane", |swarm| swarm.lanes == 1),
         ];

@@ -47,7 +47,10 @@ async fn change_one(director: &Director) {
 fn set(director: &Director, path: usize, health: Health) {
     // Nobody may touch what liveness has settled.
     if director.playing() {
-        director.stage.get().set_health(path, health);
+        let mut state = director.stage.get();
+        if !state.pinned.contains(&state.paths[path].disk) {
+            state.set_health(path, health);
+        }
     }
 }
 

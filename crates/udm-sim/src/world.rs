@@ -32,6 +32,7 @@ use crate::trace::Trace;
 use crate::{side, volume, weather};
 use fastrand::Rng;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -144,6 +145,7 @@ fn draw_state(scenario: &Scenario) -> SimState {
         trace,
         disks,
         paths,
+        pinned: BTreeSet::new(),
         ops: Ops::default(),
         lanes,
         oracle,

@@ -96,6 +96,7 @@ fn a_short_search_over_multipath_breaks_no_promise_and_leaves_nothing_out() {
         "operations on a dead path",
         "late answers of a dead path",
         "new paths for held I/O",
+        "suspends without a path",
         "path messages",
         "paths checked",
         "queueing turned off and on",
