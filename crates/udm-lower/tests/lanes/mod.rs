@@ -103,7 +103,8 @@ impl Lane {
 
     fn end_turn(&mut self) {
         self.collect_timers();
-        if !std::mem::take(&mut self.bench.turn_enders).is_empty() {
+        if !self.bench.turn_enders.is_empty() {
+            self.bench.turn_enders.clear();
             self.part(|part, cx| part.on_turn_end(cx));
             self.collect_timers();
         }
@@ -118,6 +119,18 @@ impl Lane {
     #[allow(dead_code, reason = "not every test program looks without waiting")]
     pub(crate) fn done(&mut self) -> Vec<BioBox> {
         self.bench.done.drain(..).collect()
+    }
+
+    /// Takes the bio that was done first, turning until there is one; allocates nothing.
+    #[allow(dead_code, reason = "not every test program counts allocations")]
+    pub(crate) fn next_done(&mut self) -> BioBox {
+        loop {
+            if let Some(bio) = self.bench.done.pop_front() {
+                return bio;
+            }
+            self.end_turn();
+            self.step(true);
+        }
     }
 
     /// Answers bios early.
