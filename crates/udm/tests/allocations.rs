@@ -220,6 +220,18 @@ fn flushes_on_every_route_allocate_nothing() {
 }
 
 #[test]
+fn multipath_in_bio_mode_allocates_nothing_with_any_selector() {
+    let runtime = start(DriverChoice::Auto);
+    for selector in
+        ["round-robin", "queue-length", "service-time", "historical-service-time", "latency"]
+    {
+        let table =
+            format!("0 2048 multipath 2 queue_mode bio 0 1 1 {selector} 0 2 0 mem:1M:a mem:1M:a");
+        check(&runtime, selector, &table, &reads_and_writes(8));
+    }
+}
+
+#[test]
 fn barriers_allocate_nothing() {
     let runtime = start(DriverChoice::Auto);
     let barrier = Order { flags: BioFlags::ORDERED, ..order(Op::Write, 8) };

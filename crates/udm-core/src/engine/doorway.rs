@@ -170,16 +170,12 @@ fn refuse(device: &mut DeviceLane, mut bio: BioBox) -> Next {
 
 /// Calls `end_io` of the target in the newest frame, which the bio has not left yet.
 pub(crate) fn end_io(device: &mut DeviceLane, parts: &mut TargetParts, bio: BioBox) -> Ended {
+    let noflush_suspending = device.gate.noflush;
     let index = bio.frame().target() as usize;
-    let mut bio = Some(bio);
-    let ended =
-        call(device, parts, index, |target, cx| bio.take().map(|bio| target.end_io(bio, cx)));
-    match (ended.flatten(), bio) {
-        (Some(ended), _) => ended,
-        // The table is bound while bios are in flight, so this arm only guards the type.
-        (None, Some(bio)) => Ended::Done(bio),
-        (None, None) => Ended::Incomplete,
-    }
+    // The table is bound while bios are in flight, so the target is there.
+    let Some(target) = device.table.targets.get_mut(index) else { return Ended::Done(bio) };
+    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
+    target.instance.end_io(bio, &mut cx)
 }
 
 /// Calls a target of the live table with its view of the lane; `None` if there is no such target.

@@ -26,7 +26,7 @@ impl Order {
     }
 
     /// Moves the path at a place to the tail and returns it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, place: usize) -> u32 {
         let tail = &mut self.0[place..];
         let path = tail[0];

@@ -67,7 +67,7 @@ impl QueueLength {
 }
 
 impl PathSelector for QueueLength {
-    #[inline]
+    #[inline(always)]
     fn select(&mut self, _bytes: u64, loads: &[Load], _lane: LaneId, _now: Nanos) -> Option<u32> {
         let mut best = None;
         for (place, &path) in self.order.paths().iter().enumerate() {

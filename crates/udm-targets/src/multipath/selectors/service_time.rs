@@ -128,7 +128,7 @@ impl Rival {
 }
 
 impl PathSelector for ServiceTime {
-    #[inline]
+    #[inline(always)]
     fn select(&mut self, bytes: u64, loads: &[Load], _lane: LaneId, _now: Nanos) -> Option<u32> {
         let rival = |path: u32| Rival {
             bytes: loads[path as usize].bytes,
