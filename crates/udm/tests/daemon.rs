@@ -483,7 +483,12 @@ fn json_of_every_verb_keeps_to_the_published_schema() {
         &["export", "t", "--nbd", &address],
         &["exports"],
         &["unexport", "t"],
-        &["create", "m", "--table", "0 8 multipath 0 0 1 1 round-robin 0 1 1 dm:t 1"],
+        &[
+            "create",
+            "m",
+            "--table",
+            "0 8 multipath 2 queue_mode bio 0 1 1 round-robin 0 1 1 dm:t 1",
+        ],
         &["paths"],
         &["paths", "m", "--check"],
         &["paths", "m", "--no-check"],

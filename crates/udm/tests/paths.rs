@@ -122,7 +122,7 @@ fn a_new_device_of_the_same_name_is_not_watched() {
     let paths = Paths::new();
     paths.udm(&["paths", "disk", "--check"]);
     paths.udm(&["remove", "disk"]);
-    let table = "0 16384 multipath 0 0 1 1 round-robin 0 1 1 dm:a 1";
+    let table = "0 16384 multipath 2 queue_mode bio 0 1 1 round-robin 0 1 1 dm:a 1";
     paths.udm(&["create", "disk", "--table", table]);
     assert_eq!(paths.rows()[0]["is_checked"], false);
 }

@@ -6,10 +6,12 @@
 //! lane finds out (a path error, a group it had to choose) it applies to its copy at once and tells
 //! home.
 //!
-//! ```text lane 2: I/O error on path 5     marks its copy failed   --Failed(5, epoch)-->  home:
-//! counts once,
-//! raises the event every lane: marks path 5 failed, takes the epoch        <--Path(5, failed,
-//! epoch + 1)-- ```
+//! ```text
+//! lane 2: I/O error on path 5
+//!   marks its copy failed         --Failed(5, epoch)-->   home: counts once, raises the event
+//!   every lane: marks path 5
+//!   failed, takes the epoch       <--Path(5, failed, epoch + 1)--
+//! ```
 //!
 //! Messages reach all lanes, and each applies them at once, so that they are in force everywhere
 //! when they are answered; but only home decides, and its notes, which come later and in order,
