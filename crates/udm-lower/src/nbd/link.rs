@@ -213,9 +213,7 @@ impl NbdLane {
             Link::Greeting { until, .. } if *until <= cx.now => {
                 self.lost(at, Status::Transport, "the server does not answer", cx);
             }
-            Link::Leaving(_) => {
-                self.close_socket(at, cx);
-            }
+            Link::Leaving(_) => self.left(at, cx),
             Link::Down(_) | Link::Greeting { .. } | Link::Up { .. } => {}
         }
     }

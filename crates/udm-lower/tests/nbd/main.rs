@@ -12,6 +12,8 @@ mod server;
 
 use lanes::Lane;
 use server::{ALL, Answer, DISC, FLUSH, READ, Script, Server, Style, TRIM, WRITE, ZEROES};
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use udm_core::{BioBox, LinkState, LowerDevice};
@@ -563,4 +565,66 @@ fn the_one_connection_breaks_for_all_and_another_lane_takes_it_over() {
         assert_eq!((read.status, is_all(&read, 0)), (Status::Ok, true));
         other.close();
     }
+}
+
+/// Passes one connection after the other on to a unix socket; the port.
+fn tcp_door(to: PathBuf, connections: usize) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming().take(connections) {
+            let (mut tcp, mut unix) = (tcp.unwrap(), UnixStream::connect(&to).unwrap());
+            let (mut back, mut forth) = (tcp.try_clone().unwrap(), unix.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut unix, &mut back);
+                let _ = back.shutdown(Shutdown::Both);
+            });
+            let _ = std::io::copy(&mut tcp, &mut forth);
+            let _ = forth.shutdown(Shutdown::Both);
+        }
+    });
+    port
+}
+
+#[test]
+fn tcp_works_like_a_unix_socket_and_a_door_that_closes_is_a_path_error() {
+    for choice in CHOICES {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let server = Server::start(&path, Script::default());
+        let name = format!("nbd://localhost:{}/disk?reconnect=0.005-0.01", tcp_door(path, 2));
+        let registry = LowerRegistry::new(1);
+        let device = registry.open(&name, false).unwrap().lower.unwrap().device;
+        let Some(mut lane) = Lane::open(0, choice, &device) else { continue };
+        assert_eq!(lane.one(Op::Write, NONE, 0, 1024, 7).status, Status::Ok);
+        assert!(is_all(&lane.one(Op::Read, NONE, 0, 1024, 1), 7));
+        server.cut();
+        lane.turn_until(|| device.link().unwrap().failures > 0);
+        lane.turn_until(|| device.link().unwrap().is_up());
+        assert!(is_all(&lane.one(Op::Read, NONE, 0, 1024, 1), 7));
+        // The door takes two. Who comes while it closes is cut off, who comes later finds nobody.
+        server.cut();
+        lane.turn_until(|| {
+            let why = device.link().unwrap().last_error.unwrap_or_default();
+            why.contains("refused") || why.contains("nobody listens")
+        });
+        assert_eq!(lane.one(Op::Read, NONE, 0, 8, 1).status, Status::Transport);
+        lane.close();
+    }
+}
+
+#[test]
+fn a_server_that_accepts_and_says_nothing_does_not_hold_anybody_up() {
+    on_both_drivers("&timeout=0.02&reconnect=0.005-0.005", &Script::default(), |mut rig| {
+        assert_eq!(rig.status(Op::Read, NONE, 0, 8), Status::Ok);
+        rig.server().script(|script| script.silent = true);
+        rig.server().cut();
+        let device = Arc::clone(&rig.device);
+        rig.lane.turn_until(|| device.link().unwrap().failures > 2);
+        assert_eq!(rig.link().last_error.unwrap(), "the server does not answer");
+        assert_eq!(rig.status(Op::Read, NONE, 0, 8), Status::Transport);
+        rig.server().script(|script| script.silent = false);
+        rig.wait_until_up();
+        rig.lane.close();
+    });
 }
