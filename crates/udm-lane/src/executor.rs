@@ -21,16 +21,22 @@ use crossbeam_queue::SegQueue;
 
 /// A task of one executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TaskId(u32);
+pub struct TaskId {
+    index: u32,
+    /// Tells this task from others that had its place.
+    spawn_nr: u64,
+}
 
 /// The tasks of one lane.
 pub struct Executor {
     tasks: Vec<Option<Task>>,
     free: Vec<u32>,
     ready: Arc<Ready>,
+    spawned: u64,
 }
 
 struct Task {
+    spawn_nr: u64,
     future: Pin<Box<dyn Future<Output = ()>>>,
     signal: Arc<Signal>,
     waker: Waker,
@@ -68,6 +74,7 @@ impl Executor {
             tasks: Vec::new(),
             free: Vec::new(),
             ready: Arc::new(Ready { queue: SegQueue::new(), wake_lane }),
+            spawned: 0,
         }
     }
 
@@ -83,26 +90,50 @@ impl Executor {
             ready: Arc::clone(&self.ready),
         });
         let waker = Waker::from(Arc::clone(&signal));
-        self.tasks[index as usize] = Some(Task { future: Box::pin(future), signal, waker });
+        self.spawned += 1;
+        let spawn_nr = self.spawned;
+        let task = Task { spawn_nr, future: Box::pin(future), signal, waker };
+        self.tasks[index as usize] = Some(task);
         self.ready.queue.push(index);
-        TaskId(index)
+        TaskId { index, spawn_nr }
+    }
+
+    /// Drops a task where it stands. Nothing happens if it has ended.
+    pub fn abort(&mut self, id: TaskId) {
+        let place = &mut self.tasks[id.index as usize];
+        if place.as_ref().is_some_and(|task| task.spawn_nr == id.spawn_nr) {
+            *place = None;
+            self.free.push(id.index);
+        }
+    }
+
+    /// True until the task has ended or was aborted.
+    pub fn is_alive(&self, id: TaskId) -> bool {
+        let task = self.tasks[id.index as usize].as_ref();
+        task.is_some_and(|task| task.spawn_nr == id.spawn_nr)
     }
 
     /// Polls the tasks that were ready when the call began. True if any was.
     pub fn run_ready(&mut self) -> bool {
         let batch = self.ready.queue.len();
         for _ in 0..batch {
-            let Some(index) = self.ready.queue.pop() else { break };
-            // A task that ended may still have been queued by a late wake.
-            let Some(mut task) = self.tasks[index as usize].take() else { continue };
-            task.signal.queued.store(false, Ordering::SeqCst);
-            let mut context = Context::from_waker(&task.waker);
-            match task.future.as_mut().poll(&mut context) {
-                Poll::Pending => self.tasks[index as usize] = Some(task),
-                Poll::Ready(()) => self.free.push(index),
-            }
+            self.run_one();
         }
         batch > 0
+    }
+
+    /// Polls the task that has been ready longest. True if there was one.
+    pub fn run_one(&mut self) -> bool {
+        let Some(index) = self.ready.queue.pop() else { return false };
+        // A task that ended may still have been queued by a late wake.
+        let Some(mut task) = self.tasks[index as usize].take() else { return true };
+        task.signal.queued.store(false, Ordering::SeqCst);
+        let mut context = Context::from_waker(&task.waker);
+        match task.future.as_mut().poll(&mut context) {
+            Poll::Pending => self.tasks[index as usize] = Some(task),
+            Poll::Ready(()) => self.free.push(index),
+        }
+        true
     }
 
     /// True if a task waits to be polled.
@@ -121,9 +152,22 @@ impl Executor {
     }
 }
 
+/// Lets the other tasks have a turn: pending once, and ready to be polled again.
+pub async fn yield_now() {
+    let mut has_yielded = false;
+    core::future::poll_fn(|cx| {
+        if core::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Executor;
+    use super::{Executor, yield_now};
     use crate::Wake;
     use alloc::rc::Rc;
     use alloc::sync::Arc;
@@ -157,5 +201,29 @@ mod tests {
         }
         assert_eq!(polls.get(), 3);
         assert!(executor.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_yields_is_polled_again_and_one_that_is_aborted_is_not() {
+        let mut executor = Executor::new(Arc::new(NoWake));
+        let polls = Rc::new(Cell::new(0));
+        let seen = Rc::clone(&polls);
+        let endless = executor.spawn(async move {
+            loop {
+                seen.set(seen.get() + 1);
+                yield_now().await;
+            }
+        });
+        for _ in 0..3 {
+            assert!(executor.run_one());
+        }
+        assert_eq!(polls.get(), 3);
+        executor.abort(endless);
+        assert!(executor.is_empty() && !executor.is_alive(endless));
+        let next = executor.spawn(async {});
+        executor.abort(endless);
+        assert!(executor.is_alive(next), "an old name does not reach a new task");
+        while executor.run_one() {}
+        assert_eq!((polls.get(), executor.is_empty()), (3, true));
     }
 }

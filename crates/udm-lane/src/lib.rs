@@ -25,7 +25,7 @@ pub use driver::{
     Completion, Driver, DriverOp, Errno, FallocateKind, Handle, OpResult, OpToken, PeerAddress,
     RawHandle, Wake,
 };
-pub use executor::{Executor, TaskId};
+pub use executor::{Executor, TaskId, yield_now};
 pub use mailbox::{Mailbox, MailboxFull, MailboxReceiver, mailbox};
 pub use payload::{Payload, SEGMENTS_INLINE, Segment};
 pub use pool::BufPool;
