@@ -1,10 +1,10 @@
 //! The port: how code with metadata of its own reaches the device below, wherever it runs.
 //!
 //! A [`Disk`] is a handle that the tasks of one thread share. An operation is a future; starting it
-//! only queues a [`DiskOp`] for the *host*, which does it and answers with [`Disk::complete`]. There
-//! are three kinds of host: a target on a lane (an operation becomes a bio), a tool (a file), and
-//! the crash enumerator (a simulated disk). So the code that is crashed a million times is the code
-//! that runs in production, to the letter.
+//! only queues a [`DiskOp`] for the *host*, which does it and answers with [`Disk::complete`].
+//! There are three kinds of host: a target on a lane (an operation becomes a bio), a tool (a file),
+//! and the crash enumerator (a simulated disk). So the code that is crashed a million times is the
+//! code that runs in production, to the letter.
 //!
 //! Rules. Nothing here retries, splits or merges: limits are the host's business. Operations under
 //! way at one time have no order among themselves; who needs one awaits. A write that completed is
@@ -12,8 +12,8 @@
 //!
 //! The tricky case is a future dropped before its operation ended (a task that was aborted): the
 //! operation cannot be recalled and may still reach the disk. Its place is kept until the host has
-//! answered, [`Disk::in_flight`] counts it, and the answer is thrown away. An operation that no host
-//! has taken yet is taken back, which a host cannot tell from its never having been.
+//! answered, [`Disk::in_flight`] counts it, and the answer is thrown away. An operation that no
+//! host has taken yet is taken back, as if it had never been.
 
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;

@@ -5,6 +5,7 @@
 //! so everything compared is measured interleaved in the same run.
 
 mod engine;
+mod multipath;
 mod nbd;
 
 use crate::steps::Failed;
@@ -24,6 +25,8 @@ enum Subject {
     Engine(engine::Args),
     /// udm's NBD server beside nbdkit, qemu and a bare loop: CPU for an I/O, I/Os a second.
     Nbd(nbd::Args),
+    /// Multipath: cost over linear, merging, failover, and all selectors over bad paths.
+    Multipath(multipath::Args),
     /// The bare loop itself, for `bench nbd`.
     #[command(hide = true)]
     Floor(nbd::FloorArgs),
@@ -34,6 +37,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     match &args.subject {
         Subject::Engine(args) => engine::run(root, args),
         Subject::Nbd(args) => nbd::run(root, args),
+        Subject::Multipath(args) => multipath::run(root, args),
         Subject::Floor(args) => nbd::run_floor(args),
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 const START_MAX: Duration = Duration::from_secs(20);
 
 /// A running daemon.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     udm: PathBuf,
     socket: PathBuf,
     child: Child,
@@ -23,19 +23,19 @@ pub(super) struct Daemon {
 
 /// What the device has done so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Done {
+pub(crate) struct Done {
     /// Completed I/Os.
-    pub(super) ios: u64,
+    pub(crate) ios: u64,
     /// Of those, failed.
-    pub(super) errors: u64,
+    pub(crate) errors: u64,
     /// Under way, held at a gate, or in a request queue.
-    pub(super) waiting: u64,
+    pub(crate) waiting: u64,
     /// Calls in which a target broke its contract.
-    pub(super) breaches: u64,
+    pub(crate) breaches: u64,
 }
 
 impl Daemon {
-    pub(super) fn start(udm: &Path, dir: &Path) -> Result<Daemon, Failed> {
+    pub(crate) fn start(udm: &Path, dir: &Path) -> Result<Daemon, Failed> {
         let socket = dir.join("control.sock");
         let log = File::create(dir.join("udm.log")).map_err(Failed::to("make a log"))?;
         let child = Command::new(udm)
@@ -54,7 +54,7 @@ impl Daemon {
     }
 
     /// Runs a verb; what it prints.
-    pub(super) fn udm(&self, words: &[&str]) -> Result<String, Failed> {
+    pub(crate) fn udm(&self, words: &[&str]) -> Result<String, Failed> {
         let output = Command::new(&self.udm)
             .args(words)
             .env("UDM_SOCKET", &self.socket)
@@ -68,13 +68,13 @@ impl Daemon {
     }
 
     /// The same with JSON.
-    pub(super) fn ask(&self, words: &[&str]) -> Result<Value, Failed> {
+    pub(crate) fn ask(&self, words: &[&str]) -> Result<Value, Failed> {
         let mut words = words.to_vec();
         words.push("--json");
         serde_json::from_str(&self.udm(&words)?).map_err(Failed::to("read udm's JSON"))
     }
 
-    pub(super) fn done(&self, device: &str) -> Result<Done, Failed> {
+    pub(crate) fn done(&self, device: &str) -> Result<Done, Failed> {
         let answer = self.ask(&["info", device])?;
         let gauges = &answer["devices"][0]["gauges"];
         let number = |field: &str| gauges[field].as_u64().unwrap_or(0);
@@ -90,14 +90,14 @@ impl Daemon {
     }
 
     /// Paths that are active.
-    pub(super) fn active_paths(&self, device: &str) -> Result<usize, Failed> {
+    pub(crate) fn active_paths(&self, device: &str) -> Result<usize, Failed> {
         let answer = self.ask(&["paths", device])?;
         let paths = answer["paths"].as_array().cloned().unwrap_or_default();
         Ok(paths.iter().filter(|path| path["state"] == "active").count())
     }
 
     /// Still there? A daemon that ended by itself is the worst finding of all.
-    pub(super) fn check_alive(&mut self) -> Result<(), Failed> {
+    pub(crate) fn check_alive(&mut self) -> Result<(), Failed> {
         match self.child.try_wait().map_err(Failed::to("ask for the daemon's end"))? {
             None => Ok(()),
             Some(status) => Err(Failed::new(format!("udm has ended: {status}"))),

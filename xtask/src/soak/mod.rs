@@ -14,7 +14,7 @@
 //! | `file_system.rs` | an ext4 copied in under abuse, copied out and checked |
 
 mod chaos;
-mod daemon;
+pub(crate) mod daemon;
 mod file_system;
 mod load;
 mod multipath;
@@ -50,7 +50,7 @@ pub(crate) fn short(root: &Path) -> Result<(), Failed> {
 }
 
 /// Lets time pass. Abuse has a rhythm; nothing is waited for in this way.
-fn pause(span: Duration) {
+pub(crate) fn pause(span: Duration) {
     let begin = std::time::Instant::now();
     while let Some(left) = span.checked_sub(begin.elapsed()).filter(|left| !left.is_zero()) {
         std::thread::park_timeout(left);
@@ -58,7 +58,7 @@ fn pause(span: Duration) {
 }
 
 /// Asks every few milliseconds whether something has become true.
-fn wait_until(
+pub(crate) fn wait_until(
     what: &str,
     limit: Duration,
     mut is_true: impl FnMut() -> Result<bool, Failed>,
