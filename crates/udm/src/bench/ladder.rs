@@ -1,4 +1,4 @@
-//! The ladder: so many layers of one target over a null or memory device.
+//! The ladder: so many layers of one target over a null or memory device, or over named ones.
 //!
 //! `udm bench` without a subcommand. Every lane gets a load of its own (`load.rs`) on the top
 //! device; what is printed is their sum, and CPU time for an I/O. Layers are compared by running
@@ -10,6 +10,7 @@ use crate::runtime::{Runtime, RuntimeConfig};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::sync::mpsc;
+use udm_core::lifecycle::{DeviceKey, Reply, Request};
 use udm_core::{Dest, LowerRef};
 use udm_types::{LaneId, Op, SECTOR_BYTES, Sector};
 
@@ -33,6 +34,7 @@ struct LadderReport {
     layers: u32,
     lower: String,
     op: String,
+    is_sequential: bool,
     bs: u64,
     depth: u32,
     lanes: usize,
@@ -42,18 +44,25 @@ struct LadderReport {
     errors: u64,
     iops: f64,
     cpu_ns_per_io: f64,
+    /// I/Os of the lowest layer to what is below it, for each I/O; `null` unless it merges.
+    requests_per_io: Option<f64>,
     lat_ns: Latencies,
 }
 
 pub(super) fn run(args: &LadderArgs) -> Result<(), BenchError> {
     let len_sectors = args.bs / SECTOR_BYTES;
-    if !args.bs.is_multiple_of(SECTOR_BYTES) || len_sectors == 0 || len_sectors > DEVICE_SECTORS {
-        return Err(format!("--bs {}: expected a multiple of 512, up to 256 MiB", args.bs).into());
+    if !args.bs.is_multiple_of(SECTOR_BYTES) || len_sectors == 0 {
+        return Err(format!("--bs {}: expected a multiple of 512", args.bs).into());
     }
     let config =
         RuntimeConfig { lanes: args.lanes, driver: args.driver.into(), ..RuntimeConfig::default() };
     let runtime = Runtime::start(&config)?;
-    let dest = build(&runtime, args)?;
+    let Stack { dest, device_sectors } = build(&runtime, args)?;
+    if len_sectors > device_sectors {
+        return Err(
+            format!("--bs {}: the device has only {device_sectors} sectors", args.bs).into()
+        );
+    }
     let order = LoadOrder {
         dest,
         op: match args.op {
@@ -63,8 +72,9 @@ pub(super) fn run(args: &LadderArgs) -> Result<(), BenchError> {
             BenchOp::Discard => Op::Discard,
         },
         len_sectors,
-        device_sectors: DEVICE_SECTORS,
+        device_sectors,
         depth: args.depth,
+        is_sequential: args.sequential,
         seconds: args.seconds,
         seed: 1,
     };
@@ -72,63 +82,108 @@ pub(super) fn run(args: &LadderArgs) -> Result<(), BenchError> {
     print(args, &runtime, &results)
 }
 
-/// Builds the stack; returns where to send bios.
-fn build(runtime: &Runtime, args: &LadderArgs) -> Result<Dest, BenchError> {
-    let lower = match args.lower {
-        Lower::Null => format!("null:{}", DEVICE_SECTORS * SECTOR_BYTES),
-        Lower::Mem => format!("mem:{}", DEVICE_SECTORS * SECTOR_BYTES),
-    };
+/// What is measured.
+struct Stack {
+    /// Where to send bios.
+    dest: Dest,
+    device_sectors: Sector,
+}
+
+/// Builds the stack.
+fn build(runtime: &Runtime, args: &LadderArgs) -> Result<Stack, BenchError> {
+    let (below, device_sectors) = devices_below(runtime, args)?;
     if args.layers == 0 {
-        let device = runtime.lowers().open(&lower, false)?;
+        let device = runtime.lowers().open(&below[0], false)?;
         let lower: LowerRef = device.lower.ok_or("the bench device is a lower device")?;
         for lane in 0..runtime.lane_count() {
             let lower = lower.clone();
             runtime.on_lane(LaneId(lane as u16), move |engine| engine.open_lower(&lower))?;
         }
-        return Ok(device.dest);
+        return Ok(Stack { dest: device.dest, device_sectors });
     }
-    let mut below = lower;
+    let mut below = below;
     let mut top = None;
     for layer in 0..args.layers {
-        let name = format!("bench{layer}");
-        let table = format!("0 {DEVICE_SECTORS} {} {}", args.target, target_args(args, &below));
+        let name = layer_name(layer);
+        let words = target_args(args, &below, device_sectors);
+        let table = format!("0 {device_sectors} {} {words}", args.target);
         let status = runtime.create(&name, None, &table, false)?;
         top = Some(Dest::Device(status.id));
-        below = format!("dm:{name}");
+        below = vec![format!("dm:{name}"); args.paths as usize];
     }
-    top.ok_or_else(|| "a stack has at least one layer".into())
+    let dest = top.ok_or("a stack has at least one layer")?;
+    Ok(Stack { dest, device_sectors })
 }
 
-/// Arguments that make each target pass I/O on to `below`.
-fn target_args(args: &LadderArgs, below: &str) -> String {
+fn layer_name(layer: u32) -> String {
+    format!("bench{layer}")
+}
+
+/// Names of the devices below, one for each path, and the size of the smallest.
+fn devices_below(
+    runtime: &Runtime,
+    args: &LadderArgs,
+) -> Result<(Vec<String>, Sector), BenchError> {
+    let kind = match args.lower {
+        Lower::Null => "null",
+        Lower::Mem => "mem",
+    };
+    if args.device.is_empty() {
+        let name = format!("{kind}:{}", DEVICE_SECTORS * SECTOR_BYTES);
+        return Ok((vec![name; args.paths as usize], DEVICE_SECTORS));
+    }
+    let mut device_sectors = Sector::MAX;
+    for name in &args.device {
+        let device = runtime.lowers().open(name, false)?;
+        device_sectors = device_sectors.min(device.len_sectors);
+    }
+    Ok((args.device.clone(), device_sectors))
+}
+
+/// Arguments that make each target pass I/O on to the devices below (the first, if it is not
+/// multipath).
+fn target_args(args: &LadderArgs, below: &[String], device_sectors: Sector) -> String {
+    let first = &below[0];
     match args.target.as_str() {
-        "striped" => format!("2 128 {below} 0 {below} {}", DEVICE_SECTORS / 2),
-        "delay" => format!("{below} 0 0"),
-        "flakey" => format!("{below} 0 3600 0"),
+        "striped" => format!("2 128 {first} 0 {first} {}", device_sectors / 2),
+        "delay" => format!("{first} 0 0"),
+        "flakey" => format!("{first} 0 3600 0"),
         "zero" | "error" => String::new(),
         "multipath" => multipath_args(args, below),
-        _ => format!("{below} 0"),
+        _ => format!("{first} 0"),
     }
 }
 
-/// One group of several paths to `below`.
-fn multipath_args(args: &LadderArgs, below: &str) -> String {
+/// One group of paths.
+fn multipath_args(args: &LadderArgs, below: &[String]) -> String {
     let mode = match args.queue_mode {
         QueueMode::Bio => "bio",
         QueueMode::Rq => "rq",
     };
     let path_words = usize::from(args.selector == "io-affinity");
     let mut line =
-        format!("2 queue_mode {mode} 0 1 1 {} 0 {} {path_words}", args.selector, args.paths);
-    for path in 0..args.paths {
+        format!("2 queue_mode {mode} 0 1 1 {} 0 {} {path_words}", args.selector, below.len());
+    for (path, name) in below.iter().enumerate() {
         line.push(' ');
-        line.push_str(below);
+        line.push_str(name);
         if path_words > 0 {
             // Every path has a lane of its own; lanes beyond the paths take the first.
             line.push_str(&format!(" {:x},{:x}", (1_u64 << path) >> 32, (1_u64 << path) as u32));
         }
     }
     line
+}
+
+/// Requests of the lowest layer so far; none if it does not merge.
+fn requests_of(runtime: &Runtime, args: &LadderArgs) -> Result<Option<u64>, BenchError> {
+    if args.layers == 0 || args.target != "multipath" || args.queue_mode == QueueMode::Bio {
+        return Ok(None);
+    }
+    let device = DeviceKey::Name(layer_name(0));
+    match runtime.request(Request::Gauges { device })? {
+        Reply::Gauges(gauges) => Ok(Some(gauges.requests.requests)),
+        other => Err(format!("an answer to another question: {other:?}").into()),
+    }
 }
 
 fn run_loads(runtime: &Runtime, order: &LoadOrder) -> Result<Vec<LoadResult>, BenchError> {
@@ -160,8 +215,12 @@ fn print(args: &LadderArgs, runtime: &Runtime, results: &[LoadResult]) -> Result
         schema_version: 1,
         target: args.target.clone(),
         layers: args.layers,
-        lower: format!("{:?}", args.lower).to_lowercase(),
+        lower: match args.device.is_empty() {
+            true => format!("{:?}", args.lower).to_lowercase(),
+            false => args.device.join(" "),
+        },
         op: format!("{:?}", args.op).to_lowercase(),
+        is_sequential: args.sequential,
         bs: args.bs,
         depth: args.depth,
         lanes: runtime.lane_count(),
@@ -171,6 +230,8 @@ fn print(args: &LadderArgs, runtime: &Runtime, results: &[LoadResult]) -> Result
         errors: results.iter().map(|result| result.errors).sum(),
         iops: ios as f64 * 1e9 / wall_ns as f64,
         cpu_ns_per_io: cpu_ns as f64 / ios.max(1) as f64,
+        requests_per_io: requests_of(runtime, args)?
+            .map(|requests| requests as f64 / ios.max(1) as f64),
         lat_ns: latencies(&histogram),
     };
     if args.json {
@@ -178,10 +239,11 @@ fn print(args: &LadderArgs, runtime: &Runtime, results: &[LoadResult]) -> Result
         return Ok(());
     }
     println!(
-        "{} x{} over {}: {} {} bytes, depth {}, {} lane(s), {}",
+        "{} x{} over {}: {}{} {} bytes, depth {}, {} lane(s), {}",
         report.target,
         report.layers,
         report.lower,
+        if report.is_sequential { "sequential " } else { "" },
         report.op,
         report.bs,
         report.depth,
@@ -193,6 +255,9 @@ fn print(args: &LadderArgs, runtime: &Runtime, results: &[LoadResult]) -> Result
     let Latencies { p50, p99, p999, max } = report.lat_ns;
     println!("  {p50:>14} ns latency p50, {p99} p99, {p999} p99.9, {max} max");
     println!("  {:>14} I/Os, {} errors", report.ios, report.errors);
+    if let Some(requests) = report.requests_per_io {
+        println!("  {requests:>14.3} requests an I/O");
+    }
     Ok(())
 }
 

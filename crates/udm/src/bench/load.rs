@@ -21,6 +21,8 @@ pub(super) struct LoadOrder {
     pub(super) len_sectors: Sector,
     pub(super) device_sectors: Sector,
     pub(super) depth: u32,
+    /// One place after the other, beginning at a random one; else every place is random.
+    pub(super) is_sequential: bool,
     pub(super) seconds: f64,
     pub(super) seed: u64,
 }
@@ -40,6 +42,8 @@ pub(super) struct Load {
     order: LoadOrder,
     rng: fastrand::Rng,
     blocks: u64,
+    /// The next place of a sequential load.
+    next_block: u64,
     end_ns: u64,
     started_ns: u64,
     started_cpu_ns: u64,
@@ -53,8 +57,10 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn new(order: LoadOrder, report: Sender<LoadResult>) -> Load {
         let blocks = (order.device_sectors / order.len_sectors.max(1)).max(1);
+        let mut rng = fastrand::Rng::with_seed(order.seed);
         Load {
-            rng: fastrand::Rng::with_seed(order.seed),
+            next_block: rng.u64(..blocks),
+            rng,
             blocks,
             order,
             end_ns: 0,
@@ -72,7 +78,7 @@ impl Load {
         let (sector, len_sectors) = match self.order.op {
             Op::Flush => (0, 0),
             Op::Read | Op::Write | Op::Discard | Op::WriteZeroes => {
-                (self.rng.u64(..self.blocks) * self.order.len_sectors, self.order.len_sectors)
+                (self.place() * self.order.len_sectors, self.order.len_sectors)
             }
         };
         bio.ask(self.order.op, BioFlags::empty(), sector, len_sectors);
@@ -81,6 +87,16 @@ impl Load {
             self.sample(tag);
         }
         cx.submit_to(self.order.dest, tag, bio);
+    }
+
+    #[inline]
+    fn place(&mut self) -> u64 {
+        if !self.order.is_sequential {
+            return self.rng.u64(..self.blocks);
+        }
+        let place = self.next_block;
+        self.next_block = if place + 1 == self.blocks { 0 } else { place + 1 };
+        place
     }
 
     /// Times the bio `tag`, unless one is being timed. Apart, as it is rare.

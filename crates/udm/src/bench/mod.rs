@@ -56,6 +56,13 @@ pub struct LadderArgs {
     /// Where the stack ends
     #[arg(long, value_enum, default_value_t = Lower::Null)]
     pub lower: Lower,
+    /// A device as tables name it, instead of `--lower`; several are the paths of `--target
+    /// multipath`. Its contents are overwritten by writes
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["lower", "paths"])]
+    pub device: Vec<String>,
+    /// One place after the other instead of random places
+    #[arg(long)]
+    pub sequential: bool,
     /// Operation
     #[arg(long, value_enum, default_value_t = BenchOp::Read)]
     pub op: BenchOp,
@@ -152,13 +159,13 @@ pub enum Lower {
 /// What a bench does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BenchOp {
-    /// Random reads
+    /// Reads
     Read,
-    /// Random writes
+    /// Writes
     Write,
     /// Flushes
     Flush,
-    /// Random discards
+    /// Discards
     Discard,
 }
 

@@ -126,7 +126,6 @@ impl Bench<'_> {
 /// What fio says of a job on an export.
 #[derive(Clone, Copy, Debug, Default)]
 struct Fio {
-    ios: f64,
     iops: f64,
     p99_ms: f64,
 }
@@ -153,7 +152,6 @@ fn fio(bench: &Bench<'_>, uri: &str, words: &[&str]) -> Result<Fio, Failed> {
     let side =
         if job["read"]["total_ios"].as_u64() > Some(0) { &job["read"] } else { &job["write"] };
     Ok(Fio {
-        ios: side["total_ios"].as_f64().unwrap_or(0.0),
         iops: side["iops"].as_f64().unwrap_or(0.0),
         p99_ms: side["clat_ns"]["percentile"]["99.000000"].as_f64().unwrap_or(0.0) / 1e6,
     })

@@ -165,13 +165,14 @@ impl Drop for Server {
 }
 
 /// A multipath device on these paths, served by a daemon of its own.
-pub(super) struct Device {
-    daemon: Daemon,
-    pub(super) uri: String,
+struct Device {
+    /// Ends with this.
+    _daemon: Daemon,
+    uri: String,
 }
 
 impl Device {
-    pub(super) fn make(
+    fn make(
         bench: &Bench<'_>,
         mode: &str,
         selector: &str,
@@ -191,13 +192,6 @@ impl Device {
         daemon.udm(&["create", "disk", "--table", &table])?;
         let address = format!("unix:{}", bench.dir.join("disk.sock").display());
         let uri = daemon.udm(&["export", "disk", "--nbd", &address])?.trim().to_owned();
-        Ok(Device { daemon, uri })
-    }
-
-    /// I/Os that went to the paths so far.
-    pub(super) fn lower_ios(&self) -> Result<u64, Failed> {
-        let answer = self.daemon.ask(&["paths", "disk"])?;
-        let paths = answer["paths"].as_array().cloned().unwrap_or_default();
-        Ok(paths.iter().filter_map(|path| path["ios"].as_u64()).sum())
+        Ok(Device { _daemon: daemon, uri })
     }
 }

@@ -14,7 +14,7 @@ use super::super::Engine;
 use super::super::device::DeviceLane;
 use super::super::doorway::{self, Next};
 use super::super::parts::TimerFor;
-use super::{Again, GROWTH_TIME, PENDING_MAX, Waiting, key_of};
+use super::{Again, GROWTH_TIME, JOINED_SECTORS, PENDING_MAX, Waiting, key_of};
 use crate::bio::BioBox;
 use udm_types::{DeviceId, Nanos, Status};
 
@@ -82,7 +82,7 @@ impl Engine {
         if device.gate.suspend.is_some() {
             return false;
         }
-        let max_sectors = queue.max_sectors;
+        let max_sectors = queue.max_sectors.min(JOINED_SECTORS);
         let grown = queue.growing_since.take();
         let patient = grown.is_none_or(|since| now.since(since) < GROWTH_TIME);
         let mut batch = core::mem::replace(&mut queue.pending, core::mem::take(&mut queue.spare));

@@ -91,9 +91,11 @@ pub(crate) struct RequestQueue {
 /// Streams a queue knows; a lane serves few connections, and each is one stream or none.
 const STREAMS: usize = 4;
 
-/// Requests of this length do not wait to grow: 256 KiB, where the cost of a request is small
-/// beside that of its data.
-const GROWN_SECTORS: Sector = 512;
+/// Bios are joined up to this length (128 KiB); requests of this length do not wait to grow. The
+/// cost of a request is small beside that of its data by then, and a deep stream becomes several
+/// requests that are under way at once, on several paths; one huge request would wait for its own
+/// end. A single bio may be longer.
+const JOINED_SECTORS: Sector = 256;
 
 /// How long a request waits to grow at the most. Only a dead device below makes it that long.
 const GROWTH_TIME: Nanos = Nanos(1_000_000);
@@ -166,7 +168,7 @@ impl RequestQueue {
     fn may_grow(&self, key: u64, len_sectors: Sector, bios: u64, in_flight: u64) -> bool {
         in_flight > 0
             && 2 * bios < in_flight + self.joined + self.waiting() + 1
-            && len_sectors < GROWN_SECTORS.min(self.max_sectors)
+            && len_sectors < JOINED_SECTORS.min(self.max_sectors)
             && self.ends.contains(&key)
     }
 
