@@ -193,6 +193,11 @@ impl MemLower {
         lock(&self.shared.state).bytes[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
+    /// Gives the device another size; what is new reads as zeroes.
+    pub fn set_len_sectors(&self, len_sectors: Sector) {
+        lock(&self.shared.state).bytes.resize(len_sectors as usize * SECTOR_LEN, 0);
+    }
+
     /// Lanes that have the device open now.
     pub fn open_lanes(&self) -> usize {
         lock(&self.shared.state).open_lanes
@@ -208,6 +213,9 @@ impl Shared {
         }
         let from = bio.sector as usize * SECTOR_LEN;
         let to = from + bio.len_sectors as usize * SECTOR_LEN;
+        if to > state.bytes.len() {
+            return Status::IoErr;
+        }
         match bio.op {
             Op::Read => bio.payload.copy_in(0, &state.bytes[from..to]),
             Op::Write => bio.payload.copy_out(0, &mut state.bytes[from..to]),

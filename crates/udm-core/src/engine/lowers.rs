@@ -33,9 +33,18 @@ pub(crate) struct LowerSlot {
 impl LowerSlot {
     /// Why the device cannot take a bio: a target sent it beyond the end.
     #[inline]
-    pub(super) fn refusal(&self, bio: &Bio) -> Option<Status> {
+    pub(super) fn refusal(&mut self, bio: &Bio) -> Option<Status> {
         let beyond = bio.end_sector() > self.len_sectors && self.len_sectors != 0;
-        (beyond && bio.op != Op::Flush).then_some(Status::IoErr)
+        if !beyond || bio.op == Op::Flush { None } else { self.refusal_now(bio) }
+    }
+
+    /// The same with the size the device has now: the one known may be from a moment in which it
+    /// was smaller, when another table was loaded.
+    #[cold]
+    fn refusal_now(&mut self, bio: &Bio) -> Option<Status> {
+        self.len_sectors = self.device.device.len_sectors();
+        let beyond = bio.end_sector() > self.len_sectors && self.len_sectors != 0;
+        beyond.then_some(Status::IoErr)
     }
 }
 

@@ -36,6 +36,22 @@ fn growing_under_noflush_with_io_outstanding_loses_nothing() {
     world.assert_quiet();
 }
 
+/// Found by the simulator (seed 13229): every load looks at the size of the devices below, and the
+/// size seen then was believed for the live table, too, for ever.
+#[test]
+fn a_device_that_was_smaller_during_a_load_is_whole_again_when_it_is() {
+    let mut world = world();
+    let dm = world.create("t", "0 512 plain d0 0");
+    let whole = world.lower("d0").bytes(0, 512).len() as u64 / 512;
+    world.lower("d0").set_len_sectors(256);
+    world.load(dm, "0 128 plain d0 0");
+    assert_eq!(world.io(dm, Io::read(400, 8)).status, Status::IoErr, "it is smaller now");
+    accepted(Some(world.request(Request::Clear { device: key(dm) })));
+    world.lower("d0").set_len_sectors(whole);
+    assert_eq!(world.io(dm, Io::read(400, 8)).status, Status::Ok);
+    world.assert_quiet();
+}
+
 #[test]
 fn shrinking_fails_held_io_beyond_the_new_end_and_only_that() {
     for noflush in [true, false] {
