@@ -13,6 +13,7 @@
 
 extern crate alloc;
 
+pub mod compress;
 mod delay;
 mod error;
 mod flakey;
