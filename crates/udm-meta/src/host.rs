@@ -70,6 +70,8 @@ pub struct MemoryHost {
     pub bytes: Vec<u8>,
     /// Ranges `(offset, length)` in bytes that cannot be read, as bad media would be.
     pub unreadable: Vec<(u64, u64)>,
+    /// From this many writes on they fail, as if the machine had died.
+    pub write_limit: Option<u64>,
     /// Writes done.
     pub writes: u64,
     /// Flushes done.
@@ -105,6 +107,9 @@ impl BlockHost for MemoryHost {
     }
 
     fn write(&mut self, offset_bytes: u64, payload: &Payload) -> Status {
+        if self.write_limit.is_some_and(|limit| self.writes >= limit) {
+            return Status::IoErr;
+        }
         self.writes += 1;
         let end = offset_bytes + payload.len_bytes();
         payload.copy_out(0, &mut self.bytes[offset_bytes as usize..end as usize]);
