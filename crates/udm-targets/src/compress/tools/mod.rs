@@ -3,6 +3,8 @@
 //! | module | does |
 //! |---|---|
 //! | [`format`] | lays out a new volume |
+//! | [`check`] | proves every rule of the format |
+//! | [`view`], [`log`] | a volume as its checkpoint describes it, and the log behind it |
 //!
 //! Their host is `udm compress` (a file or a block device); tests and fuzzers run them on memory.
 //!
@@ -17,7 +19,12 @@ use crate::compress::format::geometry::GeometryFault;
 use core::fmt;
 use udm_meta::DiskError;
 
+pub mod check;
 pub mod format;
+pub mod log;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod view;
 
 /// How far a tool is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
