@@ -8,7 +8,7 @@
 //! output sees the big number.
 
 use crate::steps::{self, Failed, cargo, is_ci, is_installed};
-use crate::{fuzz, sim, soak, tidy};
+use crate::{crash, fuzz, sim, soak, tidy};
 use std::path::Path;
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ const TOOLS: [(&str, &str); 10] = [
 
 type Step = (&'static str, fn(&Path) -> Result<(), Failed>);
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     ("tools", tools),
     ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
@@ -41,6 +41,7 @@ const STEPS: [Step; 10] = [
     ("doc-tests", |root| steps::run(root, &mut cargo(&["test", "--workspace", "--doc"]))),
     ("tests", tests),
     ("simulation", simulation),
+    ("crashes", crash::short),
     ("soak", soak::short),
     ("fuzz", fuzzing),
     ("docs", docs),

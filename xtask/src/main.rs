@@ -10,6 +10,7 @@
 
 mod bench;
 mod ci;
+mod crash;
 mod fuzz;
 mod mutants;
 mod sim;
@@ -35,6 +36,8 @@ enum Command {
     Ci(ci::Args),
     /// Run the simulator over seeds (release build of udm-sim).
     Sim(sim::Args),
+    /// Crash a volume at every write of many workloads, and judge what comes back.
+    Crash(crash::Args),
     /// Abuse the real thing with real servers and clients for a while.
     Soak(soak::Args),
     /// Plant bugs in a copy of the sources; the simulator has to find each.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(&root),
         Command::Ci(args) => ci::run(&root, &args),
         Command::Sim(args) => sim::run(&root, &args),
+        Command::Crash(args) => crash::run(&root, &args),
         Command::Soak(args) => soak::run(&root, &args),
         Command::Mutants(args) => mutants::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),

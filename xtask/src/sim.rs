@@ -32,7 +32,8 @@ pub(crate) struct Args {
 
 /// Runs the simulator.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
-    let mut command = cargo(&["run", "--quiet", "--release", "--package", "udm-sim", "--"]);
+    let begin = ["run", "--quiet", "--release", "--package", "udm-sim", "--bin", "udm-sim", "--"];
+    let mut command = cargo(&begin);
     let numbers = [("--seeds", args.seeds), ("--seed", args.seed), ("--steps", args.steps)];
     for (name, value) in numbers {
         if let Some(value) = value {

@@ -3,6 +3,7 @@
 //! [`world::run`] makes a world from a [`world::Scenario`] and returns its [`world::Verdict`].
 //! Start reading at `world.rs` (the loop and the two phases), then `volume.rs` and `changes.rs`
 //! (what happens to devices), `load.rs` (who does I/O), `oracle/` (who judges). `driver.rs`,
+//! `crash/` is another world: volumes with metadata of their own, crashed at every write.
 //! `ops.rs` and `disk.rs` are the simulated hardware, `layout.rs` and `dress.rs` draw tables and
 //! know what they mean.
 //!
@@ -13,6 +14,7 @@
 
 mod changes;
 mod control;
+pub mod crash;
 mod director;
 mod disk;
 mod dress;

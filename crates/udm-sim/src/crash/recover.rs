@@ -1,0 +1,174 @@
+//! Recovery of a crashed disk: opened with the subject's own code, crashed again, read back.
+//!
+//! A share of the crashes happens while the recovery is at work, as often as it likes to; each
+//! time the disk takes what a crash leaves and the next recovery starts. When one gets through,
+//! the whole device is read back.
+//!
+//! Rules. Nobody has seen anything before a recovery got through, so only then the oracle is
+//! asked. If power was lost once on the way, the promises of a power loss hold, not those of the
+//! death of a program.
+//!
+//! The tricky case is the work a subject starts behind its recovery (a checkpoint, say): a crash
+//! there is a crash in the next life, and counts as one inside recovery only before it serves.
+
+use crate::crash::disk::CrashDisk;
+use crate::crash::host::{Host, Move};
+use crate::crash::image::SECTOR_BYTES;
+use crate::crash::outcome::Crash;
+use crate::crash::stamp::{self, Value};
+use crate::crash::subject::{CrashSubject, Request, Shape, Standing};
+use crate::crash::totals::Totals;
+use fastrand::Rng;
+use std::collections::BTreeMap;
+use udm_lane::{Buf, Payload};
+use udm_types::{BioFlags, Nanos, Op};
+
+/// Moves a recovery or a reading back may take: far more than any needs, so more means it hangs.
+const MOVES_MAX: u32 = 200_000;
+/// Bytes of a read when the device is read back.
+const READ_LEN_SECTORS: usize = 64;
+/// Tickets of reading back start here, far above those of any workload.
+const TICKET_BASE: u64 = 1 << 40;
+
+/// How recoveries are crashed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Nesting {
+    /// Of a hundred recoveries, how many are crashed.
+    pub(crate) percent: u32,
+    /// Of a hundred crashes, how many are deaths of the program.
+    pub(crate) process_percent: u32,
+}
+
+/// A subject that serves again.
+pub(crate) struct Recovered<S> {
+    /// It.
+    pub(crate) host: Host<S>,
+    /// What the device holds.
+    pub(crate) found: Vec<Option<Value>>,
+    /// Power was lost on the way.
+    pub(crate) was_power: bool,
+}
+
+/// What is recovered, and how.
+pub(crate) struct Recovery<'a, S: CrashSubject> {
+    /// Geometry and options.
+    pub(crate) setup: &'a S::Setup,
+    /// What follows from them.
+    pub(crate) shape: &'a Shape,
+    /// How recoveries are crashed.
+    pub(crate) nesting: Nesting,
+    /// A volume that refuses to write is no failure: the life before had a faulty disk.
+    pub(crate) may_refuse: bool,
+    /// The time when it starts.
+    pub(crate) now: Nanos,
+}
+
+impl<S: CrashSubject> Recovery<'_, S> {
+    /// Recovers `disk`; `was_power` says what happened to it.
+    pub(crate) fn run(
+        &self,
+        mut disk: CrashDisk,
+        mut was_power: bool,
+        rng: &mut Rng,
+        totals: &mut Totals,
+    ) -> Result<Recovered<S>, String> {
+        loop {
+            let is_crashed = rng.u32(0..100) < self.nesting.percent;
+            // Early rather than late: a recovery writes little before it serves.
+            let within = rng.u32(1..10);
+            let mut budget = if is_crashed { rng.u32(0..within) } else { u32::MAX };
+            let mut host = Host::open(self.setup, disk, self.now);
+            let crashed = self.until_serving(&mut host, &mut budget, rng)?;
+            if crashed {
+                let disk_now = host.into_disk();
+                let crash = Crash::draw(&disk_now, self.nesting.process_percent, rng);
+                totals.crash(crash, true);
+                was_power |= crash.is_power();
+                disk = crash.strike(&disk_now, rng);
+                continue;
+            }
+            let found = self.read_back(&mut host, rng)?;
+            return Ok(Recovered { host, found, was_power });
+        }
+    }
+
+    /// Moves until it serves (false) or the budget of changes is used up (true).
+    fn until_serving(
+        &self,
+        host: &mut Host<S>,
+        budget: &mut u32,
+        rng: &mut Rng,
+    ) -> Result<bool, String> {
+        for _ in 0..MOVES_MAX {
+            match host.subject.standing() {
+                Standing::Serving => return Ok(false),
+                Standing::Refusing(_) if self.may_refuse => return Ok(false),
+                Standing::Refusing(why) => return Err(format!("recovery refuses: {why}")),
+                Standing::Stopped => return Err("stopped without being told to".to_owned()),
+                Standing::Recovering => {}
+            }
+            match host.step(rng)? {
+                Move::Changed if *budget == 0 => return Ok(true),
+                Move::Changed => *budget -= 1,
+                Move::Quiet | Move::Turned => {}
+                Move::Idle => return Err("recovery is stuck: nothing left to do".to_owned()),
+            }
+        }
+        Err(format!("recovery takes more than {MOVES_MAX} moves"))
+    }
+
+    /// Reads the whole device.
+    pub(crate) fn read_back(
+        &self,
+        host: &mut Host<S>,
+        rng: &mut Rng,
+    ) -> Result<Vec<Option<Value>>, String> {
+        let len = self.shape.len_sectors;
+        let mut reads = BTreeMap::new();
+        for first in (0..len).step_by(READ_LEN_SECTORS) {
+            let sectors = READ_LEN_SECTORS.min(len - first);
+            let payload = Payload::from_buf(Buf::alloc(sectors * SECTOR_BYTES));
+            payload.fill(0, payload.len_bytes(), 0xee);
+            let ticket = TICKET_BASE + first as u64;
+            reads.insert(ticket, payload.clone());
+            host.subject.submit(Request {
+                ticket,
+                op: Op::Read,
+                flags: BioFlags::empty(),
+                offset_bytes: (first * SECTOR_BYTES) as u64,
+                len_bytes: payload.len_bytes(),
+                payload,
+            });
+        }
+        host.stir();
+        let mut found = vec![None; len];
+        for _ in 0..MOVES_MAX {
+            while let Some((ticket, status)) = host.subject.next_done() {
+                let Some(payload) = reads.remove(&ticket) else {
+                    return Err(format!("request {ticket} is done, but nobody asked for it"));
+                };
+                let first = (ticket - TICKET_BASE) as usize;
+                if let (false, true, Standing::Refusing(why)) =
+                    (status.is_ok(), self.may_refuse, host.subject.standing())
+                {
+                    return Err(format!("cannot even be read: {why}"));
+                }
+                if !status.is_ok() {
+                    return Err(format!("reading back sector {first}: {}", status.describe()));
+                }
+                let mut bytes = [0; SECTOR_BYTES];
+                for index in 0..payload.len_bytes() as usize / SECTOR_BYTES {
+                    payload.copy_out((index * SECTOR_BYTES) as u64, &mut bytes);
+                    found[first + index] = stamp::read(&bytes);
+                }
+            }
+            if reads.is_empty() {
+                return Ok(found);
+            }
+            if host.step(rng)? == Move::Idle {
+                return Err("reading back is stuck: nothing left to do".to_owned());
+            }
+        }
+        Err(format!("reading back takes more than {MOVES_MAX} moves"))
+    }
+}

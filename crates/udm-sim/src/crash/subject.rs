@@ -1,0 +1,127 @@
+//! What is crashed: anything that keeps a block device's contents on a disk below it.
+//!
+//! The enumerator knows nothing of the format. A subject is opened on a [`Disk`] port, given
+//! requests, turned, and asked what it accepted and what is done; it is dropped to let its program
+//! die. `compress.rs` binds the production volume of the compress target; the tests have a small
+//! one of their own with rules that can be taken out.
+//!
+//! Rules for a subject. [`CrashSubject::next_accepted`] tells every changing request once, in the
+//! order the subject claims to keep, before any of it can reach the disk and before it is done.
+//! Everything it does follows from what it was given: no clock, no randomness.
+//!
+//! The tricky case is a request that changes nothing (a discard without one whole block): it may
+//! be done without having been accepted.
+
+use fastrand::Rng;
+use std::fmt::Debug;
+use std::future::Future;
+use udm_lane::Payload;
+use udm_meta::Disk;
+use udm_types::{BioFlags, Nanos, Op, Status};
+
+/// A request to the device above.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Names it in answers.
+    pub(crate) ticket: u64,
+    /// What.
+    pub(crate) op: Op,
+    /// How.
+    pub(crate) flags: BioFlags,
+    /// Where; whole sectors.
+    pub(crate) offset_bytes: u64,
+    /// How long.
+    pub(crate) len_bytes: u64,
+    /// Data to write, or room for what is read.
+    pub(crate) payload: Payload,
+}
+
+/// How things stand with a subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It reads what it left.
+    Recovering,
+    /// It works.
+    Serving,
+    /// It has been told to stop, and has.
+    Stopped,
+    /// It does not write any more, or does not work at all, and says why.
+    Refusing(String),
+}
+
+/// Something else than a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Write a checkpoint.
+    Checkpoint,
+    /// Clean so many segments.
+    Clean(u32),
+    /// Stop as for a suspend, with a flush or without.
+    Stop {
+        /// What was accepted is durable in the end.
+        flush: bool,
+    },
+    /// Go on.
+    Start,
+}
+
+/// What a subject is doing beside serving requests; only counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Busy {
+    /// A checkpoint is under way.
+    pub(crate) checkpoint: bool,
+    /// The cleaner is at work.
+    pub(crate) cleaning: bool,
+    /// The size is being changed.
+    pub(crate) resize: bool,
+}
+
+/// What the workload has to know of a setup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Size of the disk below.
+    pub(crate) disk_len_bytes: u64,
+    /// Sectors of the device above.
+    pub(crate) len_sectors: usize,
+    /// Sectors of a block: a discard forgets whole blocks only.
+    pub(crate) block_sectors: usize,
+    /// The longest request.
+    pub(crate) request_len_sectors: usize,
+    /// A write that is done has reached the disk's cache, so the death of the program keeps it.
+    pub(crate) is_writethrough: bool,
+    /// It knows checkpoints and cleaning.
+    pub(crate) has_background: bool,
+}
+
+/// Something that can be crashed.
+pub(crate) trait CrashSubject: Sized {
+    /// Geometry and options.
+    type Setup: Clone + Debug;
+
+    /// A setup for a seed.
+    fn draw(rng: &mut Rng) -> Self::Setup;
+    /// What the workload has to know of it.
+    fn shape(setup: &Self::Setup) -> Shape;
+    /// Writes an empty volume.
+    fn format(setup: &Self::Setup, disk: Disk) -> impl Future<Output = Result<(), String>>;
+    /// Starts on what is there.
+    fn open(setup: &Self::Setup, disk: Disk, now: Nanos) -> Self;
+    /// How things stand.
+    fn standing(&self) -> Standing;
+    /// Gives it a request.
+    fn submit(&mut self, request: Request);
+    /// Gives it an order.
+    fn order(&mut self, order: Order);
+    /// Lets it work for a bounded time. True if it has more to do at once.
+    fn turn(&mut self, now: Nanos) -> bool;
+    /// When it wants a turn although nothing happens.
+    fn next_timer(&self) -> Option<Nanos>;
+    /// The next changing request in the order of acceptance.
+    fn next_accepted(&mut self) -> Option<u64>;
+    /// The next finished request.
+    fn next_done(&mut self) -> Option<(u64, Status)>;
+    /// What it is doing.
+    fn busy(&self) -> Busy;
+    /// Looks at a disk on which nothing is open, as the offline checker would.
+    fn check(setup: &Self::Setup, disk: Disk) -> impl Future<Output = Result<(), String>>;
+}
