@@ -190,6 +190,12 @@ error_codes! {
         "The state directory holds one file, written atomically. If it was edited by hand, the message names the place. Moving it away starts empty.";
     StateNotSaved = "UDM-0603", Io, "the state could not be saved",
         "The change is in force, but the file in the state directory still holds the state before it: is its file system full or read-only? The next change tries again.";
+    VolumeKnown = "UDM-0701", Busy, "the device has something on it",
+        "Formatting a device destroys what is on it, so one with a known signature (a file system, swap, a partition table, LVM, RAID, LUKS, another volume) is refused. If it really is to go: --force.";
+    VolumeUnusable = "UDM-0702", Io, "the volume cannot be used",
+        "There is no such volume on the device, its superblocks or checkpoints are damaged, or the device itself failed; the message says which. `udm compress check` lists everything that is wrong, `udm compress repair` mends what can be mended.";
+    VolumeSizes = "UDM-0703", Invalid, "sizes of the volume do not fit",
+        "The device has to hold superblocks, checkpoints, the map and some segments, so a few megabytes at least; a logical size is a multiple of 4096 bytes. `udm compress format --dry-run` shows what would fit.";
     Internal = "UDM-0901", Io, "a bug in udm",
         "An internal rule was broken and the operation was stopped before it could do harm. Please report the message.";
 }

@@ -325,9 +325,10 @@ fn refusal(path: &str, direct: bool, read_only: bool, errno: Errno) -> UserError
                 .hint("load the table with --readonly")
         }
         OsErrno::BUSY => {
-            error(ErrorCode::DeviceOpen, format!("{shown} is in use: mounted, or part of a volume"))
+            let text = format!("{shown} is in use: mounted, part of a volume, or a tool is at it");
+            error(ErrorCode::DeviceOpen, text)
                 .of_kind(ErrorKind::Busy)
-                .hint("`lsblk` shows what stands on it")
+                .hint("`lsblk` shows what stands on a block device")
         }
         OsErrno::NXIO | OsErrno::NODEV => {
             let text = format!("{shown} exists, but there is no device behind it: {system}");

@@ -2,12 +2,13 @@
 //!
 //! This crate names everything together: the running engine (`runtime`), the daemon that serves it
 //! to others (`daemon`), devices from a file (`up`) or for one command (`run`), measurements
-//! (`bench`), and the command line (`cli`). A Rust program that wants mapped devices without a
-//! daemon starts a [`runtime::Runtime`].
+//! (`bench`), the tools of compress volumes (`compress`), and the command line (`cli`). A Rust
+//! program that wants mapped devices without a daemon starts a [`runtime::Runtime`].
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod cli;
+pub mod compress;
 pub mod daemon;
 pub mod demo;
 mod open_files;

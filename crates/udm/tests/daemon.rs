@@ -457,6 +457,29 @@ fn a_service_manager_is_told_when_the_daemon_is_ready_and_when_it_ends() {
 }
 
 #[test]
+fn tools_and_daemon_keep_off_each_others_files() {
+    let place = Place::new();
+    let _daemon = place.daemon(&[]);
+    let volume = place.text("volume");
+    fs::File::create(&volume).and_then(|file| file.set_len(32 << 20)).expect("a file");
+    place.udm(&["compress", "format", &volume]).ok();
+    place.udm(&["create", "d", "--table", &format!("0 65536 linear {volume} 0")]).ok();
+    let refused = place.udm(&["compress", "check", &volume]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("UDM-0116"), "{}", refused.err);
+    place.udm(&["remove", "d"]).ok();
+    place.udm(&["compress", "check", &volume]).ok();
+    // A tool at work is somebody with the file's lock.
+    let tool = fs::File::open(&volume).expect("opened");
+    tool.try_lock().expect("locked");
+    let line = format!("0 65536 linear {volume} 0");
+    let refused = place.udm(&["create", "d", "--table", &line]);
+    assert!(refused.err.contains("UDM-0116"), "{}", refused.err);
+    drop(tool);
+    place.udm(&["create", "d", "--table", &line]).ok();
+}
+
+#[test]
 fn json_of_every_verb_keeps_to_the_published_schema() {
     let place = Place::new();
     let _daemon = place.daemon(&[]);
@@ -504,6 +527,12 @@ fn json_of_every_verb_keeps_to_the_published_schema() {
         let ran = place.udm(&[&["--json"], *line].concat());
         let value = json_of(&ran.ok());
         check_schema(&schema, &schema, &value, &line.join(" "));
+    }
+    let volume = place.text("volume");
+    fs::File::create(&volume).and_then(|file| file.set_len(32 << 20)).expect("a file");
+    for tool in ["format", "check"] {
+        let value = json_of(&place.udm(&["--json", "compress", tool, &volume]).ok());
+        check_schema(&schema, &schema, &value, tool);
     }
     for line in [&["table", "nope"][..], &["create", "a/b", "-n"]] {
         let ran = place.udm(&[&["--json"], line].concat());

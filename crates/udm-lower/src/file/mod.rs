@@ -12,7 +12,8 @@
 //! file description. So each lane gets a description of its *own* (opened with the device, for a
 //! lane must not wait for an `open`): every lane's next flush reports the error, and no lane can
 //! use up the report that another's flush was owed. A lane registers a duplicate with its driver,
-//! which shares the description; the original stays here.
+//! which shares the description; the original stays here. The first one also holds the shared lock
+//! that keeps offline tools off a file.
 
 mod bounce;
 mod lane;
@@ -28,8 +29,8 @@ pub(crate) use state::InodeState;
 
 use lane::FileLane;
 use rustix::fd::{AsFd, IntoRawFd, OwnedFd};
-use rustix::fs::{SeekFrom, fstat, seek};
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::fs::{FlockOperation, SeekFrom, flock, fstat, seek};
+use rustix::io::{Errno as OsErrno, fcntl_dupfd_cloexec};
 use state::{DirectAlign, FileShared};
 use std::path::Path;
 use std::sync::Arc;
@@ -70,6 +71,9 @@ impl FileDevice {
             true => Some(inode.claim(|| claim(path))?),
             false => None,
         };
+        if !first.is_block_device {
+            share(&first.fd)?;
+        }
         let limits = limits_of(&first);
         let block_bytes = u64::from(limits.logical_block_bytes);
         let direct = first.direct.then_some(DirectAlign {
@@ -137,6 +141,18 @@ impl LowerDevice for FileDevice {
 fn claim(path: &Path) -> Result<OwnedFd, Errno> {
     let options = OpenOptions { read_only: true, exclusive: true, ..OpenOptions::default() };
     Ok(open_file(path, options)?.fd)
+}
+
+/// Tells offline tools that a file is in use: they want its lock for themselves alone. Held by the
+/// first lane's description, for as long as the device is open.
+///
+/// # Errors
+/// `EBUSY` if a tool is at work on it. A file system that knows no locks is no reason to refuse.
+fn share(fd: impl AsFd) -> Result<(), Errno> {
+    match flock(fd, FlockOperation::NonBlockingLockShared) {
+        Err(OsErrno::WOULDBLOCK) => Err(Errno(OsErrno::BUSY.raw_os_error())),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// Device and inode numbers.

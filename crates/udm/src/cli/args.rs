@@ -155,6 +155,8 @@ pub enum Command {
     Exports,
     /// The paths of multipath devices, and whether they are checked.
     Paths(PathsArgs),
+    /// Offline tools of compress volumes: format, check and others.
+    Compress(crate::compress::CompressArgs),
     /// Serve what a file declares, in the foreground.
     Up(UpArgs),
     /// Make a device for as long as a command runs.

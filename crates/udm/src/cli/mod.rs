@@ -23,11 +23,11 @@ mod table_text;
 mod tests;
 
 pub use failure::{Failure, SCHEMA_VERSION};
+pub(crate) use output::Output;
 
 use args::{Cli, Command};
 use asker::Daemon;
 use clap::Parser;
-use output::Output;
 use std::process::ExitCode;
 use udm_control::server::default_socket;
 
@@ -90,6 +90,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Unexport { name } => exports::unexport(daemon, name, output)?,
         Command::Exports => exports::exports(daemon, output)?,
         Command::Paths(args) => paths::paths(daemon, args, output)?,
+        Command::Compress(args) => crate::compress::run(args, output)?,
         Command::Up(args) => {
             return crate::up::run(args, &socket, cli.socket.is_some(), cli.json);
         }

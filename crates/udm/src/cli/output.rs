@@ -40,6 +40,12 @@ impl Output {
         }
     }
 
+    /// What `--json` would print, taken; for tests of verbs.
+    #[cfg(test)]
+    pub(crate) fn take_json(&mut self) -> Value {
+        Value::Object(std::mem::take(&mut self.fields))
+    }
+
     /// Prints and forgets what was collected.
     pub(crate) fn print(&mut self) -> Result<(), Failure> {
         let mut text = std::mem::take(&mut self.text);

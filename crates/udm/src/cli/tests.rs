@@ -133,8 +133,10 @@ fn reference() -> String {
     let mut root = Cli::command().term_width(96);
     root.build();
     let mut text = String::from(REFERENCE_BEGIN);
-    let mut add = |command: &mut clap::Command| {
-        let name = command.get_display_name().unwrap_or(command.get_name()).replacen('-', " ", 1);
+    // A verb's name may have dashes of its own; only those between its parts become spaces.
+    let mut add = |command: &mut clap::Command, parts: usize| {
+        let name =
+            command.get_display_name().unwrap_or(command.get_name()).replacen('-', " ", parts);
         let help = command.render_long_help().to_string();
         text += &format!("\n## {name}\n\n```text\n");
         for line in help.trim_end().lines() {
@@ -143,9 +145,12 @@ fn reference() -> String {
         }
         text += "```\n";
     };
-    add(&mut root.clone());
+    add(&mut root.clone(), 0);
     for verb in root.get_subcommands_mut().filter(|verb| !verb.is_hide_set()) {
-        add(verb);
+        add(verb, 1);
+        for part in verb.get_subcommands_mut().filter(|part| !part.is_hide_set()) {
+            add(part, 2);
+        }
     }
     text
 }

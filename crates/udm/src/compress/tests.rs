@@ -1,0 +1,122 @@
+//! Tests of `udm compress`: files, locks, signatures, words.
+
+use super::device::{Device, Purpose};
+use super::{CompressArgs, CompressTool, run, size_text, uuid_text};
+use crate::cli::{Failure, Output};
+use clap::Parser;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// A command line of its own, so that only the tools' part is parsed.
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: CompressArgs,
+}
+
+fn image(place: &tempfile::TempDir, len_bytes: u64) -> PathBuf {
+    let path = place.path().join("image");
+    std::fs::File::create(&path).expect("created").set_len(len_bytes).expect("sized");
+    path
+}
+
+fn tool(words: &[&str], path: &Path) -> Result<serde_json::Value, Failure> {
+    let path = path.to_str().expect("text");
+    let words = [&["compress"], words, &[path]].concat();
+    let line = Line::try_parse_from(words).expect("parses");
+    let output = &mut Output::new(true);
+    run(&line.args, output)?;
+    Ok(output.take_json())
+}
+
+fn code(failure: Failure) -> &'static str {
+    failure.error.map_or("none", |error| error.code().as_str())
+}
+
+#[test]
+fn a_file_is_formatted_once_and_checked() {
+    let place = tempfile::tempdir().expect("folder");
+    let path = image(&place, 32 << 20);
+    let made = tool(&["format", "--size", "100M", "--compressor", "zstd:3"], &path);
+    let made = made.expect("formatted");
+    assert_eq!(made["volume"]["logical_sectors"], 204_800);
+    assert_eq!(
+        (&made["volume"]["level"], &made["volume"]["segment_bytes"]),
+        (&3.into(), &(1 << 20).into())
+    );
+    let checked = tool(&["check"], &path).expect("sound");
+    assert_eq!(checked["check"]["sound"], true);
+    assert_eq!(checked["check"]["findings"], serde_json::json!([]));
+    assert_eq!(code(tool(&["format"], &path).expect_err("refused")), "UDM-0701");
+    let again = tool(&["format", "--force"], &path).expect("formatted");
+    assert_ne!(again["volume"]["uuid"], made["volume"]["uuid"]);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let place = tempfile::tempdir().expect("folder");
+    let path = image(&place, 32 << 20);
+    let planned = tool(&["format", "--dry-run"], &path).expect("planned");
+    assert_eq!(planned["volume"]["dry_run"], true);
+    assert!(std::fs::read(&path).expect("read").iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn damage_is_told_with_exit_code_1() {
+    let place = tempfile::tempdir().expect("folder");
+    let path = image(&place, 32 << 20);
+    tool(&["format"], &path).expect("formatted");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+    // Checkpoint 1 is in the second slot.
+    file.write_all_at(b"x", 16384 + 100).expect("written");
+    file.write_all_at(b"x", 8192 + 4096 + 4096 + 100).expect("written");
+    let failure = tool(&["check", "--quick"], &path).expect_err("damaged");
+    assert_eq!((failure.exit, failure.error.is_none()), (1, true));
+}
+
+#[test]
+fn what_is_in_use_is_left_alone() {
+    let place = tempfile::tempdir().expect("folder");
+    let path = image(&place, 32 << 20);
+    let held = Device::open(&path, Purpose::Look).expect("opened");
+    assert_eq!(code(tool(&["check"], &path).expect_err("in use")), "UDM-0116");
+    drop(held);
+    assert!(tool(&["check"], &path).is_err());
+    assert_eq!(code(tool(&["check"], &place.path().join("none")).expect_err("none")), "UDM-0115");
+    assert!(tool(&["check"], place.path()).is_err());
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_explained() {
+    let place = tempfile::tempdir().expect("folder");
+    let path = image(&place, 1 << 20);
+    assert_eq!(code(tool(&["format"], &path).expect_err("small")), "UDM-0703");
+    let path = image(&place, 32 << 20);
+    assert_eq!(code(tool(&["format", "--segment", "3M"], &path).expect_err("odd")), "UDM-0703");
+    assert_eq!(code(tool(&["format", "--size", "512"], &path).expect_err("odd")), "UDM-0703");
+}
+
+#[test]
+fn compressors_are_parsed() {
+    let parse = |name: &str| {
+        let line = Line::try_parse_from(["compress", "format", "--compressor", name, "x"]).ok()?;
+        match line.args.tool {
+            CompressTool::Format(args) => Some((args.compressor.0.name(), args.compressor.1)),
+            CompressTool::Check(_) => None,
+        }
+    };
+    assert_eq!(parse("zstd"), Some(("zstd", 0)));
+    assert_eq!(parse("zstd:-3"), Some(("zstd", -3)));
+    assert_eq!(parse("lz4"), Some(("lz4", 0)));
+    for bad in ["zstd:23", "lz4:1", "lzo", "zstd:", "zstd:x"] {
+        assert_eq!(parse(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn sizes_and_uuids_are_readable() {
+    assert_eq!(size_text(4096), "4.00 KiB");
+    assert_eq!(size_text(60 << 20), "60.0 MiB");
+    assert_eq!(size_text(1000 << 30), "1000 GiB");
+    assert_eq!(uuid_text(&[0xab; 16]), "abababab-abab-abab-abab-abababababab");
+}
