@@ -1,0 +1,338 @@
+//! The volume: a compressed, crash-consistent block device over a disk, without any I/O of its own.
+//!
+//! [`Volume`] is driven by its host: requests go in, operations of the disk come out through the
+//! port ([`Disk`]), ends and events are asked for, and [`Volume::turn`] does a bounded slice of
+//! work. The target on a lane, tests and the crash enumerator are hosts; there is one engine.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `options` | what hosts say and are told |
+//! | `shared`, `signal`, `tally` | what tasks share, how they wait, what is counted |
+//! | `log`, `delta`, `pages`, `segments` | the parts of the state, without any waiting |
+//! | `write`, `read`, `commit` | the life of a request |
+//! | `checkpoint`, `discard` | the work in the background |
+//! | `recovery` | how it begins |
+//!
+//! Rules. Deterministic: time comes in with [`Volume::turn`], nothing else from outside. Everything
+//! that waits is a task; dropping the volume at any instant is a crash, and a crash is always safe.
+//! Work in the background is stopped by asking ([`Volume::request_stop`]); it ends between two
+//! steps, with nothing of it under way on the disk.
+//!
+//! The tricky case is the host that stops and starts again at once, before the stop was through:
+//! tasks that have not ended yet are not started twice ([`Volume::start`] is remembered).
+//!
+//! docs/internals/compress.md says how it all works together, and why.
+
+mod checkpoint;
+mod commit;
+mod delta;
+mod discard;
+mod log;
+mod options;
+mod pages;
+mod read;
+mod recovery;
+mod segments;
+mod shared;
+mod signal;
+mod tally;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use options::{Done, Event, NoSpace, Options, Request, State, Trouble};
+pub use tally::{Counters, Counts};
+
+use crate::compress::format::{BLOCK_BYTES, Superblock};
+use alloc::rc::Rc;
+use alloc::sync::Arc;
+use core::cell::{Cell, RefCell};
+use shared::{Core, Port};
+use udm_lane::{Executor, TaskId, Wake};
+use udm_meta::Disk;
+use udm_types::{BioFlags, Nanos, Op, SECTOR_BYTES, Status};
+
+/// Computing in one turn, in bytes compressed: about 50 microseconds of it.
+const SLICE_BYTES: usize = 32 << 10;
+/// Polls in one turn: for those that compute nothing.
+const SLICE_POLLS: usize = 64;
+
+/// Kinds of work in the background: checkpoints, discards.
+const BACKGROUND: usize = 2;
+
+/// A compress volume.
+pub struct Volume {
+    tasks: Executor,
+    port: Rc<Port>,
+    core: Option<Rc<Core>>,
+    /// The work in the background, one place for each kind.
+    background: [Option<TaskId>; BACKGROUND],
+    stop: Stop,
+}
+
+/// How far a stop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// Nobody asked for one.
+    No,
+    /// Under way; with a flush at the end?
+    Asked { flush: bool, task: TaskId },
+    /// Nothing is under way.
+    Stopped,
+}
+
+/// The volume's executor wakes nobody: its host asks [`Volume::turn`].
+struct NobodyElse;
+
+impl Wake for NobodyElse {
+    fn wake(&self) {}
+}
+
+impl Volume {
+    /// Opens the volume on `disk`; recovery begins with the first turn.
+    pub fn open(disk: Disk, options: Options, now: Nanos) -> Volume {
+        let port = Rc::new(Port {
+            disk,
+            options,
+            clock: signal::Clock::default(),
+            state: RefCell::new(State::Recovering),
+            done: RefCell::default(),
+            events: RefCell::default(),
+            tally: tally::Tally::default(),
+            computed: Cell::new(0),
+            waiting: RefCell::default(),
+            core: RefCell::default(),
+        });
+        port.clock.advance(now);
+        let mut tasks = Executor::new(Arc::new(NobodyElse));
+        tasks.spawn(recovery::recover(Rc::clone(&port)));
+        Volume { tasks, port, core: None, background: [None; BACKGROUND], stop: Stop::No }
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.port.state.borrow().clone()
+    }
+
+    /// What the volume is, once it was read.
+    pub fn superblock(&self) -> Option<&Superblock> {
+        self.core.as_ref().map(|core| &core.superblock)
+    }
+
+    /// Its logical size, once it was read.
+    pub fn logical_bytes(&self) -> Option<u64> {
+        self.core.as_ref().map(|core| core.live.borrow().map.logical_blocks * BLOCK_BYTES)
+    }
+
+    /// Takes a request; its end comes through [`Volume::next_done`]. Before the volume serves it
+    /// waits.
+    pub fn submit(&mut self, request: Request) {
+        match &self.core {
+            Some(core) => {
+                let task = serve(Rc::clone(core), request);
+                self.tasks.spawn(task);
+            }
+            None => self.port.waiting.borrow_mut().push_back(request),
+        }
+    }
+
+    /// Does a slice of work. True if there is more to do at once.
+    pub fn turn(&mut self, now: Nanos) -> bool {
+        self.port.clock.advance(now);
+        self.port.computed.set(0);
+        for _ in 0..SLICE_POLLS {
+            if self.port.computed.get() >= SLICE_BYTES || !self.tasks.run_one() {
+                break;
+            }
+        }
+        self.begin_to_serve();
+        if !self.tasks.has_ready() {
+            self.seal_when_idle();
+        }
+        self.look_at_stop();
+        self.tasks.has_ready()
+    }
+
+    /// When recovery has just ended: tasks that live as long as the volume, and what waited.
+    fn begin_to_serve(&mut self) {
+        let is_failed = matches!(*self.port.state.borrow(), State::Failed(_));
+        if self.core.is_none() {
+            self.core = self.port.core.borrow_mut().take();
+            if let Some(core) = &self.core {
+                self.tasks.spawn(commit::writer(Rc::clone(core)));
+                self.tasks.spawn(commit::committer(Rc::clone(core)));
+                self.tasks.spawn(commit::sealer(Rc::clone(core)));
+                if self.stop == Stop::No {
+                    self.start_background();
+                }
+            }
+        }
+        if self.core.is_some() || is_failed {
+            while let Some(request) = self.next_waiting() {
+                match is_failed {
+                    true => self.port.done.borrow_mut().push_back((request.ticket, Status::IoErr)),
+                    false => self.submit(request),
+                }
+            }
+        }
+    }
+
+    fn next_waiting(&self) -> Option<Request> {
+        self.port.waiting.borrow_mut().pop_front()
+    }
+
+    /// In writethrough everybody waits for the record, so it is not kept open for more.
+    fn seal_when_idle(&mut self) {
+        let Some(core) = &self.core else { return };
+        if core.port.options.writeback.is_none() && core.live.borrow().log.has_open() {
+            core.seal();
+        }
+    }
+
+    /// When the host has to come back at the latest, if it is not told before.
+    pub fn next_timer(&self) -> Option<Nanos> {
+        self.port.clock.next()
+    }
+
+    /// The next request that has ended.
+    pub fn next_done(&mut self) -> Option<Done> {
+        self.port.done.borrow_mut().pop_front()
+    }
+
+    /// The next event.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.port.events.borrow_mut().pop_front()
+    }
+
+    /// Stops the work in the background and brings all that was accepted into the log; with `flush`
+    /// it is durable. The host submits nothing until [`Volume::start`].
+    pub fn request_stop(&mut self, flush: bool) {
+        let Some(core) = &self.core else {
+            self.stop = Stop::Stopped;
+            return;
+        };
+        core.live.borrow_mut().is_stopping = true;
+        core.wake_all();
+        if let Stop::Asked { task, .. } = self.stop {
+            self.tasks.abort(task);
+        }
+        let task = self.tasks.spawn(stop(Rc::clone(core), flush));
+        self.stop = Stop::Asked { flush, task };
+    }
+
+    /// True when a stop is through.
+    pub fn is_stopped(&self) -> bool {
+        self.stop == Stop::Stopped
+    }
+
+    fn look_at_stop(&mut self) {
+        let Stop::Asked { task, .. } = self.stop else { return };
+        let is_through = !self.tasks.is_alive(task)
+            && !self.background.iter().flatten().any(|task| self.tasks.is_alive(*task));
+        if is_through {
+            self.stop = Stop::Stopped;
+        }
+    }
+
+    /// Goes on after a stop, or gives it up.
+    pub fn start(&mut self) {
+        if let Stop::Asked { task, .. } = self.stop {
+            self.tasks.abort(task);
+        }
+        self.stop = Stop::No;
+        self.start_background();
+    }
+
+    /// Starts the tasks in the background; those that have not stopped yet go on.
+    fn start_background(&mut self) {
+        let Some(core) = &self.core else { return };
+        core.live.borrow_mut().is_stopping = false;
+        if !matches!(*self.port.state.borrow(), State::Serving) {
+            return;
+        }
+        for (kind, place) in self.background.iter_mut().enumerate() {
+            if place.is_some_and(|task| self.tasks.is_alive(task)) {
+                continue;
+            }
+            let core = Rc::clone(core);
+            *place = Some(match kind {
+                0 => self.tasks.spawn(checkpoint::keeper(core)),
+                _ => self.tasks.spawn(discard::discarder(core)),
+            });
+        }
+    }
+
+    /// Asks for a checkpoint.
+    pub fn checkpoint(&mut self) {
+        if let Some(core) = &self.core {
+            core.ask_checkpoint();
+        }
+    }
+
+    /// What was counted, and sizes.
+    pub fn counters(&self) -> Counters {
+        let mut counters = Counters { counts: self.port.tally.read(), ..Counters::default() };
+        let Some(core) = &self.core else { return counters };
+        let live = core.live.borrow();
+        let log = &live.log;
+        counters.records = log.records;
+        counters.record_bytes = log.record_bytes;
+        counters.segments = live.segments.count().into();
+        counters.segments_used = live.segments.used_count() as u64;
+        counters.logical_blocks = live.map.logical_blocks;
+        counters.live_blocks = live.checkpoint.live_blocks;
+        counters.live_bytes = live.checkpoint.live_units << core.geometry.unit_shift;
+        counters.log_bytes = log.record_bytes - live.record_bytes_at_freeze;
+        counters.changes = live.map.changes() as u64;
+        counters.checkpoint = live.checkpoint_number;
+        counters.buffered_bytes = log.buffered_bytes as u64;
+        let parts = log.memory_bytes() + live.map.memory_bytes() + live.segments.memory_bytes();
+        let coder = core.coder.borrow().memory_bytes();
+        counters.memory_bytes = (parts + coder + live.claimed_bytes) as u64;
+        counters.sequences = [log.last_sequence(), log.written(), log.durable];
+        counters
+    }
+}
+
+/// Does one request.
+async fn serve(core: Rc<Core>, request: Request) {
+    let status = serve_inner(&core, &request).await;
+    core.port.done.borrow_mut().push_back((request.ticket, status));
+}
+
+async fn serve_inner(core: &Rc<Core>, request: &Request) -> Status {
+    let is_aligned = request.offset_bytes.is_multiple_of(SECTOR_BYTES)
+        && request.len_bytes.is_multiple_of(SECTOR_BYTES);
+    let end = request.offset_bytes.checked_add(request.len_bytes);
+    let size = core.live.borrow().map.logical_blocks * BLOCK_BYTES;
+    let has_data = !request.op.has_data() || request.payload.len_bytes() == request.len_bytes;
+    if !is_aligned || !has_data || end.is_none_or(|end| end > size) {
+        return Status::Invalid;
+    }
+    if request.flags.contains(BioFlags::PREFLUSH) {
+        let status = commit::flush(core).await;
+        if !status.is_ok() {
+            return status;
+        }
+    }
+    match request.op {
+        Op::Flush => commit::flush(core).await,
+        Op::Read | Op::Write | Op::Discard | Op::WriteZeroes if request.len_bytes == 0 => {
+            Status::Ok
+        }
+        Op::Read => read::read(core, request.offset_bytes, &request.payload).await,
+        Op::Write | Op::Discard | Op::WriteZeroes => write::write(core, request).await,
+    }
+}
+
+/// Brings everything into the log, and with `flush` makes it durable.
+async fn stop(core: Rc<Core>, flush: bool) {
+    if flush {
+        commit::flush(&core).await;
+        return;
+    }
+    core.seal();
+    let sealed = core.live.borrow().log.sealed();
+    commit::wait_written(&core, sealed).await;
+}
