@@ -399,7 +399,7 @@ fn commit(core: &Core, merge: Merge, head: CheckpointHead) -> Option<Rc<Delta>> 
     let mut live = core.live.borrow_mut();
     let live = &mut *live;
     let forgotten = live.map.commit(merge.slots);
-    live.segments.settle(&merge.counts, &merge.dead);
+    live.segments.settle(&merge.counts, &merge.dead, merge.point.next_sequence);
     live.frozen_at = None;
     live.checkpoint_number = merge.number;
     live.checkpoint = head;

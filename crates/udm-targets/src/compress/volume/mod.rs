@@ -10,8 +10,8 @@
 //! | `shared`, `signal`, `tally` | what tasks share, how they wait, what is counted |
 //! | `log`, `delta`, `pages`, `segments` | the parts of the state, without any waiting |
 //! | `write`, `read`, `commit` | the life of a request |
-//! | `checkpoint`, `discard` | the work in the background |
-//! | `recovery` | how it begins |
+//! | `checkpoint`, `clean`, `discard` | the work in the background |
+//! | `recovery`, `window` | how it begins |
 //!
 //! Rules. Deterministic: time comes in with [`Volume::turn`], nothing else from outside. Everything
 //! that waits is a task; dropping the volume at any instant is a crash, and a crash is always safe.
@@ -24,6 +24,7 @@
 //! docs/internals/compress.md says how it all works together, and why.
 
 mod checkpoint;
+mod clean;
 mod commit;
 mod delta;
 mod discard;
@@ -36,6 +37,7 @@ mod segments;
 mod shared;
 mod signal;
 mod tally;
+mod window;
 mod write;
 
 #[cfg(test)]
@@ -58,8 +60,8 @@ const SLICE_BYTES: usize = 32 << 10;
 /// Polls in one turn: for those that compute nothing.
 const SLICE_POLLS: usize = 64;
 
-/// Kinds of work in the background: checkpoints, discards.
-const BACKGROUND: usize = 2;
+/// Kinds of work in the background: checkpoints, cleaning, discards.
+const BACKGROUND: usize = 3;
 
 /// A compress volume.
 pub struct Volume {
@@ -99,6 +101,7 @@ impl Volume {
             state: RefCell::new(State::Recovering),
             done: RefCell::default(),
             events: RefCell::default(),
+            accepted: RefCell::default(),
             tally: tally::Tally::default(),
             computed: Cell::new(0),
             waiting: RefCell::default(),
@@ -258,6 +261,7 @@ impl Volume {
             let core = Rc::clone(core);
             *place = Some(match kind {
                 0 => self.tasks.spawn(checkpoint::keeper(core)),
+                1 => self.tasks.spawn(clean::cleaner(core)),
                 _ => self.tasks.spawn(discard::discarder(core)),
             });
         }
@@ -268,6 +272,20 @@ impl Volume {
         if let Some(core) = &self.core {
             core.ask_checkpoint();
         }
+    }
+
+    /// Asks for up to `count` segments to be cleaned, whatever the space.
+    pub fn gc(&mut self, count: u32) {
+        if let Some(core) = &self.core {
+            core.live.borrow_mut().cleaning_asked += count;
+            core.background.notify();
+        }
+    }
+
+    /// The next request that was accepted, in the order of the log: writes, discards, zeroes. Told
+    /// only with [`Options::tells_accepts`], and in the step that accepts.
+    pub fn next_accepted(&mut self) -> Option<u64> {
+        self.port.accepted.borrow_mut().pop_front()
     }
 
     /// What was counted, and sizes.
@@ -290,6 +308,7 @@ impl Volume {
         let parts = log.memory_bytes() + live.map.memory_bytes() + live.segments.memory_bytes();
         let coder = core.coder.borrow().memory_bytes();
         counters.memory_bytes = (parts + coder + live.claimed_bytes) as u64;
+        counters.is_checkpointing = live.map.frozen.is_some();
         counters.sequences = [log.last_sequence(), log.written(), log.durable];
         counters
     }

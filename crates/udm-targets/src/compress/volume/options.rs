@@ -37,6 +37,8 @@ pub struct Options {
     pub has_volatile_cache: bool,
     /// What happens to writes when no space is left.
     pub no_space: NoSpace,
+    /// Tell the order in which requests are accepted; for tests.
+    pub tells_accepts: bool,
 }
 
 /// What happens to writes when no space is left.
@@ -68,6 +70,7 @@ impl Default for Options {
             discard_passdown: true,
             has_volatile_cache: true,
             no_space: NoSpace::Queue { timeout: Nanos::from_secs(60) },
+            tells_accepts: false,
         }
     }
 }

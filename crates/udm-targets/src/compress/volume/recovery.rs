@@ -23,6 +23,7 @@ use super::pages::Map;
 use super::segments::Segments;
 use super::shared::{Core, Live, Port};
 use super::signal::Signal;
+use super::window::Window;
 use crate::compress::codec::{Coder, CoderChoice};
 use crate::compress::format::checkpoint::CheckpointFlags;
 use crate::compress::format::geometry::SEGMENT_ENTRIES;
@@ -35,14 +36,11 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use udm_lane::yield_now;
-use udm_meta::bytes::read_vec;
 use udm_meta::chain::{Chain, Fence};
 use udm_meta::page::{PAGE_BODY_BYTES, PAGE_HEAD_BYTES, PageName};
 use udm_meta::record::{LogPlace, Record, RecordRules};
 use udm_meta::{Disk, DiskError, sum};
 
-/// What is read of the log in one piece, at least.
-const WINDOW_BYTES: u32 = 1 << 20;
 /// Segments that are searched for a proof that a record was durable.
 const SEARCH_SEGMENTS: usize = 8;
 
@@ -181,13 +179,6 @@ struct Group {
     entries: Vec<(LogPlace, u64, PlacedEntry)>,
     entered: Vec<u32>,
     records: u64,
-}
-
-/// A piece of the log in memory.
-#[derive(Default)]
-struct Window {
-    place: LogPlace,
-    bytes: Vec<u8>,
 }
 
 impl Replay {
@@ -351,36 +342,6 @@ impl Replay {
     }
 }
 
-impl Window {
-    /// Makes sure that the longest record at `place` is in memory.
-    async fn load(
-        &mut self,
-        geometry: &Geometry,
-        rules: &RecordRules,
-        place: LogPlace,
-        disk: &Disk,
-    ) -> Result<(), DiskError> {
-        let left = rules.segment_bytes - place.offset_bytes;
-        let need = rules.limit_bytes.min(left);
-        let begin = self.place.offset_bytes;
-        let is_here = !self.bytes.is_empty()
-            && self.place.segment == place.segment
-            && (begin..begin + self.bytes.len() as u32).contains(&place.offset_bytes)
-            && begin + self.bytes.len() as u32 >= place.offset_bytes + need;
-        if !is_here {
-            let len = WINDOW_BYTES.max(need).min(left);
-            self.bytes = read_vec(disk, geometry.offset_of(place), len as usize).await?;
-            self.place = place;
-        }
-        Ok(())
-    }
-
-    /// The bytes from `place` on.
-    fn at(&self, place: LogPlace) -> &[u8] {
-        &self.bytes[(place.offset_bytes - self.place.offset_bytes) as usize..]
-    }
-}
-
 /// What [`build`] puts together.
 struct Parts {
     log: Log,
@@ -422,6 +383,10 @@ fn build(
         checkpoints_done: 0,
         is_stopping: true,
         space_wanted: false,
+        space_retry: false,
+        is_low: false,
+        cleaning_asked: 0,
+        clean_after: 0,
         is_out_of_space: false,
         record_bytes_at_freeze: 0,
     };

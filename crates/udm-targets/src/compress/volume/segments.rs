@@ -33,8 +33,11 @@ pub(super) struct Segments {
     held: BTreeSet<u32>,
     /// Entered since the last freeze; the first one is the one that was open then.
     recent: VecDeque<u32>,
-    /// Copied out by the cleaner, waiting for a checkpoint to find them dead.
-    cleaned: BTreeSet<u32>,
+    /// Copied out by the cleaner, waiting for a checkpoint to find them dead: it must cover this
+    /// sequence.
+    cleaned: BTreeMap<u32, u64>,
+    /// The cleaner could not copy everything out of them.
+    stuck: BTreeSet<u32>,
     pins: BTreeMap<u32, u32>,
 }
 
@@ -103,7 +106,6 @@ impl Segments {
         self.recent.push_back(open);
     }
 
-    #[allow(dead_code, reason = "for the cleaner, which comes next")]
     /// True if the log has been in it since the last freeze.
     pub(super) fn is_recent(&self, segment: u32) -> bool {
         self.recent.contains(&segment)
@@ -122,7 +124,7 @@ impl Segments {
 
     /// A checkpoint is durable: these are its counts, and the segments it found dead. They are held
     /// until nobody reads in them any more.
-    pub(super) fn settle(&mut self, live: &[Live], dead: &[u32]) {
+    pub(super) fn settle(&mut self, live: &[Live], dead: &[u32], next_sequence: u64) {
         for (entry, live) in self.entries.iter_mut().zip(live) {
             (entry.live_blocks, entry.live_units) = (live.blocks, live.units);
         }
@@ -131,7 +133,15 @@ impl Segments {
                 SegmentEntry { state: SegmentState::Free, ..SegmentEntry::default() };
             self.held.insert(segment);
         }
-        self.cleaned.clear();
+        // What is still alive although it was copied out cannot be reached: damage.
+        let stuck = &mut self.stuck;
+        self.cleaned.retain(|segment, sequence| {
+            let is_counted = *sequence < next_sequence;
+            if is_counted && live[*segment as usize].blocks > 0 {
+                stuck.insert(*segment);
+            }
+            !is_counted
+        });
     }
 
     /// A held segment that nobody reads in; it stays held.
@@ -166,26 +176,24 @@ impl Segments {
         is_last
     }
 
-    #[allow(dead_code, reason = "for the cleaner, which comes next")]
-    /// The cleaner copied everything live out of it.
-    pub(super) fn mark_cleaned(&mut self, segment: u32) {
-        self.cleaned.insert(segment);
+    /// The cleaner copied everything live out of it, up to `sequence`.
+    pub(super) fn mark_cleaned(&mut self, segment: u32, sequence: u64) {
+        self.cleaned.insert(segment, sequence);
     }
 
-    #[allow(dead_code, reason = "for the cleaner, which comes next")]
-    /// Segments copied out since the last checkpoint.
-    pub(super) fn cleaned_count(&self) -> usize {
-        self.cleaned.len()
+    /// The cleaner met damage in it.
+    pub(super) fn mark_stuck(&mut self, segment: u32) {
+        self.stuck.insert(segment);
     }
 
-    #[allow(dead_code, reason = "for the cleaner, which comes next")]
     /// Segments the cleaner may choose from, with their entries: counted, live, not touched.
     pub(super) fn candidates(&self) -> impl Iterator<Item = (u32, &SegmentEntry)> {
         (0..).zip(&self.entries).filter(|(segment, entry)| {
             entry.state == SegmentState::Used
                 && entry.live_blocks > 0
                 && !self.is_recent(*segment)
-                && !self.cleaned.contains(segment)
+                && !self.cleaned.contains_key(segment)
+                && !self.stuck.contains(segment)
         })
     }
 
@@ -253,7 +261,7 @@ mod tests {
         assert_eq!(segments.candidates().count(), 0, "not counted yet");
         live[1] = Live { blocks: 3, units: 9 };
         segments.pin(0);
-        segments.settle(&live, &[0]);
+        segments.settle(&live, &[0], 10);
         assert_eq!((segments.next_held(None), segments.free_count()), (None, 3));
         assert!(segments.unpin(0));
         assert_eq!(segments.next_held(None), Some(0));
@@ -263,7 +271,7 @@ mod tests {
         segments.freeze(2);
         let found: Vec<_> = segments.candidates().map(|(segment, _)| segment).collect();
         assert_eq!(found, [1]);
-        segments.mark_cleaned(1);
+        segments.mark_cleaned(1, 10);
         assert_eq!(segments.candidates().count(), 0);
     }
 

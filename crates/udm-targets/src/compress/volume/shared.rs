@@ -36,6 +36,8 @@ pub(super) struct Port {
     pub(super) state: RefCell<State>,
     pub(super) done: RefCell<VecDeque<Done>>,
     pub(super) events: RefCell<VecDeque<Event>>,
+    /// Accepted requests, in order, if somebody wants to know.
+    pub(super) accepted: RefCell<VecDeque<u64>>,
     pub(super) tally: Tally,
     /// Bytes computed in this turn.
     pub(super) computed: Cell<usize>,
@@ -96,6 +98,14 @@ pub(super) struct Live {
     pub(super) is_stopping: bool,
     /// Somebody waits for a segment.
     pub(super) space_wanted: bool,
+    /// Something was discarded since no space was found.
+    pub(super) space_retry: bool,
+    /// Little space is left, and it was said.
+    pub(super) is_low: bool,
+    /// Segments that the host wants cleaned whatever the space.
+    pub(super) cleaning_asked: u32,
+    /// Cleaning was in vain: not again before so many record bytes were written.
+    pub(super) clean_after: u64,
     /// Writes wait for space that no checkpoint and no cleaning can make.
     pub(super) is_out_of_space: bool,
     /// Bytes of records at the last freeze.

@@ -89,6 +89,8 @@ pub struct Counters {
     pub buffered_bytes: u64,
     /// All memory that grows with use, about.
     pub memory_bytes: u64,
+    /// A checkpoint is under way.
+    pub is_checkpointing: bool,
     /// The last sequence appended, written and durable.
     pub sequences: [u64; 3],
 }

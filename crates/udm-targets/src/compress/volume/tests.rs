@@ -4,5 +4,7 @@
 //! volume in small; the crash enumerator of `udm-sim` tests it in large.
 
 mod basics;
+mod cleaning;
 mod crashes;
+mod faults;
 mod host;

@@ -12,7 +12,7 @@
 //! never wait for each other; whole-block writers look at the locks when they are accepted.
 
 use super::commit;
-use super::log::Piece;
+use super::log::{Piece, Plan};
 use super::options::{Event, NoSpace, Request};
 use super::read::read_block;
 use super::shared::{Claim, Core, Lock};
@@ -56,12 +56,17 @@ pub(super) async fn write(core: &Rc<Core>, request: &Request) -> Status {
             if inside.start >= inside.end {
                 return Status::Ok;
             }
-            return finish(core, request, store(core, inside, Content::Zeroes, 0).await).await;
+            return finish(
+                core,
+                request,
+                store(core, inside, Content::Zeroes, 0, request.ticket).await,
+            )
+            .await;
         }
         Op::Read | Op::Flush => return Status::Invalid,
     };
     add(&core.port.tally.written_bytes, request.len_bytes);
-    finish(core, request, store(core, bytes, content, claim_bytes).await).await
+    finish(core, request, store(core, bytes, content, claim_bytes, request.ticket).await).await
 }
 
 /// Waits until the request is as durable as it has to be.
@@ -85,6 +90,7 @@ async fn store(
     bytes: Range<u64>,
     content: Content<'_>,
     claim_bytes: usize,
+    ticket: u64,
 ) -> Result<u64, Status> {
     let claim = Claim::new(core, claim_bytes + CLAIM_EXTRA_BYTES).await;
     let blocks = bytes.start / BLOCK_BYTES..bytes.end.div_ceil(BLOCK_BYTES);
@@ -102,7 +108,7 @@ async fn store(
         Content::Data(payload) => data_pieces(core, &bytes, payload, &patched).await,
         Content::Zeroes => zero_pieces(core, &bytes, &patched),
     };
-    let sequence = accept(core, &pieces, blocks, lock.is_some(), false).await?;
+    let sequence = accept(core, &pieces, blocks, lock.is_some(), ticket).await?;
     drop(claim);
     Ok(sequence)
 }
@@ -265,16 +271,15 @@ pub(super) async fn accept(
     pieces: &[Piece],
     blocks: Range<u64>,
     has_lock: bool,
-    is_cleaner: bool,
+    ticket: u64,
 ) -> Result<u64, Status> {
-    let is_unmap = pieces.iter().all(|piece| matches!(piece.entry, Entry::Unmap { .. }));
     loop {
         let timeout = match core.port.options.no_space {
             NoSpace::Error => udm_types::Nanos(u64::MAX),
             NoSpace::Queue { timeout } => timeout,
         };
         let deadline = core.port.clock.now() + timeout;
-        let attempt = || try_accept(core, pieces, &blocks, has_lock, is_unmap, is_cleaner);
+        let attempt = || try_accept(core, pieces, &blocks, has_lock, ticket);
         if let Some(outcome) = core.port.clock.wait_until(deadline, &core.room, attempt).await {
             return outcome;
         }
@@ -289,8 +294,7 @@ fn try_accept(
     pieces: &[Piece],
     blocks: &Range<u64>,
     has_lock: bool,
-    is_unmap: bool,
-    is_cleaner: bool,
+    ticket: u64,
 ) -> Option<Result<u64, Status>> {
     if let Some(status) = core.refusal() {
         return Some(Err(status));
@@ -299,18 +303,14 @@ fn try_accept(
     if !has_lock && live.is_locked(blocks) {
         return None;
     }
-    let is_delta_full = live.map.active.memory_bytes() >= core.port.options.delta_bytes / 2;
-    if is_delta_full && !is_cleaner {
+    if live.map.active.memory_bytes() >= core.port.options.delta_bytes / 2 {
         drop(live);
         core.background.notify();
         return None;
     }
+    let is_unmap = pieces.iter().all(|piece| matches!(piece.entry, Entry::Unmap { .. }));
+    let reserve = if is_unmap { UNMAP_RESERVE.min(core.reserve()) } else { core.reserve() };
     let plan = live.log.plan(pieces);
-    let reserve = match (is_cleaner, is_unmap) {
-        (true, _) => 0,
-        (false, true) => UNMAP_RESERVE.min(core.reserve()),
-        (false, false) => core.reserve(),
-    };
     if plan.segments > 0 && live.segments.free_count() < plan.segments + reserve {
         let is_final = live.is_out_of_space;
         live.space_wanted = true;
@@ -319,26 +319,47 @@ fn try_accept(
         let is_refused = is_final && core.port.options.no_space == NoSpace::Error;
         return is_refused.then_some(Err(Status::NoSpace));
     }
+    live.space_retry |= is_unmap && live.is_out_of_space;
     drop(live);
-    let sequence = core.with_log(|log, ground| log.append(&plan, pieces, is_cleaner, ground));
-    let stored: u64 = pieces.iter().map(|piece| piece.payload.len() as u64).sum();
-    let counter =
-        if is_cleaner { &core.port.tally.gc_bytes } else { &core.port.tally.stored_bytes };
-    add(counter, stored);
-    core.sealed.notify();
-    if plan.segments > 0 || is_delta_full {
-        core.background.notify();
+    let sequence = core.append(&plan, pieces, false);
+    if core.port.options.tells_accepts {
+        core.port.accepted.borrow_mut().push_back(ticket);
     }
     Some(Ok(sequence))
 }
 
 impl Core {
+    /// Appends pieces as planned in this very step.
+    fn append(&self, plan: &Plan, pieces: &[Piece], is_cleaner: bool) -> u64 {
+        let sequence = self.with_log(|log, ground| log.append(plan, pieces, is_cleaner, ground));
+        let stored: u64 = pieces.iter().map(|piece| piece.payload.len() as u64).sum();
+        let tally = &self.port.tally;
+        add(if is_cleaner { &tally.gc_bytes } else { &tally.stored_bytes }, stored);
+        self.sealed.notify();
+        self.background.notify();
+        sequence
+    }
+
+    /// The cleaner's copies: into the reserve, but never the last segment.
+    pub(super) fn append_moved(&self, pieces: &[Piece]) -> Result<(), Status> {
+        if let Some(status) = self.refusal() {
+            return Err(status);
+        }
+        let live = self.live.borrow();
+        let plan = live.log.plan(pieces);
+        if plan.segments > 0 && live.segments.free_count() < plan.segments {
+            return Err(Status::NoSpace);
+        }
+        drop(live);
+        self.append(&plan, pieces, true);
+        Ok(())
+    }
+
     /// Segments that users never get.
     pub(super) fn reserve(&self) -> usize {
         usize::try_from(self.geometry.reserve_segments).unwrap_or(usize::MAX)
     }
 
-    #[allow(dead_code, reason = "for the cleaner, which comes next")]
     /// Says once that there is no space, or that there is again.
     pub(super) fn set_out_of_space(&self, is_out: bool) {
         let mut live = self.live.borrow_mut();
