@@ -155,7 +155,6 @@ impl Engine {
     fn kick(&mut self, id: DeviceId) {
         let Some(device) = self.devices.get_mut(id) else { return };
         if let Some(queue) = &mut device.requests
-            && device.gate.suspend.is_none()
             && !queue.kicked
             && !queue.requeued.is_empty()
         {
@@ -208,7 +207,8 @@ impl Engine {
         true
     }
 
-    /// Maps the requests that were pushed back, in order; what comes back meanwhile waits.
+    /// Maps the requests that were pushed back, in order; what comes back meanwhile waits. Here, and
+    /// only here, is it decided that a suspended device maps none.
     fn start_requeued(&mut self, id: DeviceId) {
         let queue = self.devices.get(id).and_then(|device| device.requests.as_ref());
         for _ in 0..queue.map_or(0, |queue| queue.requeued.len()) {
