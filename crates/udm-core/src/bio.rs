@@ -18,7 +18,7 @@ use bitflags::bitflags;
 use crossbeam_queue::SegQueue;
 use udm_lane::Payload;
 use udm_types::{
-    ActorId, BioFlags, DeviceId, LowerId, Nanos, Op, OpSet, SECTOR_SHIFT, Sector, Status,
+    ActorId, BioFlags, DeviceId, LaneId, LowerId, Nanos, Op, OpSet, SECTOR_SHIFT, Sector, Status,
 };
 
 /// Deepest stack of mapped devices a bio can pass. Checked when a table is loaded.
@@ -70,6 +70,15 @@ pub(crate) enum Origin {
     Parent(u32),
     /// The bios it carries as one request; an index into the lane's requests.
     Request(u32),
+    /// A target of a live table of this lane, which knows it by a tag: an I/O of its own.
+    Target {
+        /// The mapped device.
+        device: DeviceId,
+        /// Which target of its table.
+        target: u32,
+        /// The target's word for the bio.
+        tag: u64,
+    },
 }
 
 /// What a bio remembers of one layer.
@@ -132,6 +141,8 @@ pub struct Bio {
     frames: [Frame; MAX_STACK_DEPTH],
     /// The data, `len_sectors` long for reads and writes, empty otherwise.
     pub payload: Payload,
+    /// The lane it belongs to: only there it is counted, finished and used again.
+    home: LaneId,
     lost: LostBios,
 }
 
@@ -152,7 +163,7 @@ impl LostBios {
 }
 
 impl Bio {
-    pub(crate) fn new(lost: LostBios) -> Bio {
+    pub(crate) fn new(home: LaneId, lost: LostBios) -> Bio {
         Bio {
             dest: Dest::Device(DeviceId(u32::MAX)),
             sector: 0,
@@ -168,6 +179,7 @@ impl Bio {
             issued_at: Nanos::ZERO,
             frames: [EMPTY_FRAME; MAX_STACK_DEPTH],
             payload: Payload::empty(),
+            home,
             lost,
         }
     }
@@ -276,6 +288,12 @@ impl Bio {
         usize::from(self.depth) < MAX_STACK_DEPTH
     }
 
+    /// The lane it came from, and where it ends. Another one for a bio that was handed over.
+    #[inline]
+    pub fn home(&self) -> LaneId {
+        self.home
+    }
+
     /// Which way the bio goes.
     #[inline]
     pub(crate) fn class(&self) -> BioClass {
@@ -315,7 +333,7 @@ impl Drop for Bio {
         if !self.live {
             return;
         }
-        let mut rescued = Bio::new(self.lost.clone());
+        let mut rescued = Bio::new(self.home, self.lost.clone());
         core::mem::swap(self, &mut rescued);
         self.live = false;
         let lost = rescued.lost.clone();

@@ -22,6 +22,7 @@ pub mod lifecycle;
 pub mod lower;
 pub mod table;
 pub mod target;
+mod target_cx;
 
 pub use actor::{Actor, ActorCx};
 pub use async_io::{AsyncIo, IoFuture};
@@ -30,4 +31,4 @@ pub use engine::{Engine, EngineConfig, LaneMessage};
 pub use error::{ErrorCode, ErrorKind, UserError};
 pub use lower::{LinkState, LowerBench, LowerCx, LowerDevice, LowerLane, LowerRef};
 pub use table::{DeviceRef, DeviceResolver, Registry, Table, TableLine};
-pub use target::{Ended, MapMode, Mapped, Target, TargetConfig, TargetCx, TargetType};
+pub use target::{Ended, MapMode, Mapped, Preresume, Target, TargetConfig, TargetCx, TargetType};

@@ -33,6 +33,13 @@ pub trait LowerDevice: Send + Sync {
     /// Opens the part of one lane. Runs on that lane, must not block for long.
     fn open_lane(&self, cx: &mut LowerCx<'_>) -> Result<Box<dyn LowerLane>, Errno>;
 
+    /// Reads at once. For the control side, which may block: a table is built, and a target type
+    /// wants to see what is on the device. `None` where only a lane can read.
+    fn read_now(&self, offset_bytes: u64, into: &mut [u8]) -> Option<Result<(), Errno>> {
+        let _ = (offset_bytes, into);
+        None
+    }
+
     /// How its connections stand, for path checkers and status; `None` for a device that is not
     /// reached over a connection. Cheap, and callable from any thread.
     fn link(&self) -> Option<LinkState> {
@@ -212,6 +219,6 @@ impl LowerBench {
 
     /// A blank bio.
     pub fn bio(&self) -> BioBox {
-        Box::new(Bio::new(self.lost.clone()))
+        Box::new(Bio::new(LaneId(0), self.lost.clone()))
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Two styles. A mapping target answers `Remapped` and forgets the bio. A target with real work
 //! (delay, compression) answers `Submitted`, owns the bio, and later calls [`TargetCx::dispatch`]
-//! or [`TargetCx::complete`]. Choose the first whenever the answer is known at once.
+//! or [`TargetCx::complete`]. Choose the first whenever the answer is known at once. What such a
+//! target may do besides (I/O of its own, computing in turns) is told in `target_cx.rs`.
 //!
 //! Rules. A target never blocks, never allocates on the mapping path, never touches data unless
 //! that is its job, handles every operation by name (no `_` in a match over `Op`), and lets go of
@@ -22,13 +23,14 @@
 //! submitter. A request-based device has its own queue, so there it is legal at any time.
 
 use crate::bio::{BioBox, Dest};
-use crate::engine::doorway::TargetParts;
 use crate::error::UserError;
 use crate::table::{Args, BuildCx, DeviceRef};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
-use udm_types::{DeviceId, LaneId, Nanos, OpSet, QueueLimits, Sector, Status};
+use udm_types::{LaneId, OpSet, QueueLimits, Sector};
+
+pub use crate::target_cx::TargetCx;
 
 /// What `map` did with a bio.
 ///
@@ -62,6 +64,16 @@ pub enum Ended {
     Requeue(BioBox),
     /// Push it back for 100 ms, as in [`Mapped::DelayRequeue`].
     DelayRequeue(BioBox),
+}
+
+/// What `preresume` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preresume {
+    /// I/O may flow.
+    Ready,
+    /// Not yet: I/O of the target's own comes first. [`TargetCx::resume_ready`] says when, and
+    /// whether it went well. Only with [`TargetTraits::own_work`].
+    Later,
 }
 
 /// How the core hands I/O to a target.
@@ -103,6 +115,9 @@ pub struct TargetTraits {
     pub mode: MapMode,
     /// `table` shows state that changes: asks [`TargetConfig::live_table_args`] with the counters.
     pub live_table: bool,
+    /// It does I/O or work of its own. A suspend of its device settles that, too, after the last
+    /// bio ([`Target::settle`]); and its `preresume` may take a while ([`Preresume::Later`]).
+    pub own_work: bool,
 }
 
 /// A remap that is one addition.
@@ -128,6 +143,7 @@ impl Default for TargetTraits {
             shift: None,
             mode: MapMode::Bio,
             live_table: false,
+            own_work: false,
         }
     }
 }
@@ -228,18 +244,31 @@ pub trait Target {
     fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
         let _ = cx;
     }
-    /// The suspend was abandoned.
+    /// The suspend was abandoned; `settle` may have been called since.
     fn presuspend_undo(&mut self, cx: &mut TargetCx<'_>) {
         let _ = cx;
     }
-    /// Nothing is in flight on any lane.
+    /// A suspend goes on: no bio of the device is in flight on any lane, and none will come. What
+    /// remains to be done before it is over (a last flush) is done now; the core waits until no I/O
+    /// and no work of the target's own is left. Only with [`TargetTraits::own_work`].
+    fn settle(&mut self, cx: &mut TargetCx<'_>) {
+        let _ = cx;
+    }
+    /// Nothing is in flight on any lane, and the target has no work of its own left; it may begin
+    /// none before `preresume`.
     fn postsuspend(&mut self, cx: &mut TargetCx<'_>) {
         let _ = cx;
     }
-    /// The table goes live; an error leaves the device suspended.
-    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<(), UserError> {
+    /// The table goes live; an error leaves the device suspended. Called again for each try: one
+    /// that was given up, or failed, or ended well before another lane's failed.
+    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<Preresume, UserError> {
         let _ = cx;
-        Ok(())
+        Ok(Preresume::Ready)
+    }
+    /// Nobody waits any more for the end of a `preresume` that answered `Later`: stop it. What is
+    /// under way may end by itself; the device stays suspended.
+    fn resume_given_up(&mut self, cx: &mut TargetCx<'_>) {
+        let _ = cx;
     }
     /// I/O flows again.
     fn resume(&mut self, cx: &mut TargetCx<'_>) {
@@ -254,6 +283,23 @@ pub trait Target {
     fn on_note(&mut self, from: LaneId, note: [u64; 3], cx: &mut TargetCx<'_>) {
         let _ = (from, note, cx);
     }
+    /// An I/O started with [`TargetCx::submit_own`] has ended; `bio.status` is its result. Recycle
+    /// it or submit it again.
+    fn on_own_bio(&mut self, tag: u64, bio: BioBox, cx: &mut TargetCx<'_>) {
+        debug_assert!(false, "a target that starts I/O of its own takes it back");
+        let _ = tag;
+        cx.recycle(bio);
+    }
+    /// The turn asked for with [`TargetCx::want_turn`]: at most about 50 us of computing.
+    fn on_turn(&mut self, cx: &mut TargetCx<'_>) {
+        let _ = cx;
+    }
+    /// The instance of this target on another lane (`bio.home()`) handed a bio over. This one owns
+    /// it now; completing or pushing it back sends it home.
+    fn on_handed(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) {
+        debug_assert!(false, "a target that hands bios over takes them, too");
+        cx.complete(bio, udm_types::Status::IoErr);
+    }
     /// Adds this lane's counters to `sum`, which starts empty on the first lane.
     fn add_counters(&self, sum: &mut Vec<u64>) {
         let _ = sum;
@@ -266,95 +312,6 @@ pub trait Target {
     ) -> Result<Option<String>, UserError> {
         let _ = cx;
         Err(UserError::unknown_message(words))
-    }
-}
-
-/// What a target may reach while it is called.
-///
-/// Three words: it is made anew for every call, at every layer of every bio.
-pub struct TargetCx<'a> {
-    pub(crate) parts: &'a mut TargetParts,
-    pub(crate) place: &'a TargetPlace,
-    /// A noflush suspend is under way: pushing back is allowed.
-    pub noflush_suspending: bool,
-}
-
-/// Where a target stands; the same for as long as its table is on the lane.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TargetPlace {
-    pub(crate) begin_sector: Sector,
-    pub(crate) end_sector: Sector,
-    pub(crate) device: DeviceId,
-    pub(crate) target: u32,
-    pub(crate) table_generation: u64,
-}
-
-impl TargetCx<'_> {
-    /// The lane's clock of this turn.
-    pub fn now(&self) -> Nanos {
-        self.parts.now
-    }
-
-    /// The lane.
-    pub fn lane(&self) -> LaneId {
-        self.parts.lane
-    }
-
-    /// How many lanes there are; each has an instance of this target.
-    pub fn lanes(&self) -> usize {
-        self.parts.lanes
-    }
-
-    /// Tells the instance of this target on another lane something; it comes to
-    /// [`Target::on_note`] there. Notes between two lanes arrive in order and are not lost while
-    /// the table lives; a note to a table that has been replaced is dropped. To one's own lane it
-    /// arrives in a later step of the loop. For what changes now and then, not for every I/O.
-    pub fn tell(&mut self, lane: LaneId, note: [u64; 3]) {
-        debug_assert!(lane.index() < self.parts.lanes, "notes go to lanes there are");
-        self.parts.notes.push((lane, *self.place, note));
-    }
-
-    /// Where the target begins on its mapped device.
-    #[inline]
-    pub fn begin_sector(&self) -> Sector {
-        self.place.begin_sector
-    }
-
-    /// How long the target is.
-    pub fn len_sectors(&self) -> Sector {
-        self.place.end_sector - self.place.begin_sector
-    }
-
-    /// Finishes a bio the target owns.
-    pub fn complete(&mut self, mut bio: BioBox, status: Status) {
-        bio.status = status;
-        self.parts.done.push_back(bio);
-    }
-
-    /// Sends a bio the target owns to its destination (set with `Bio::remap`).
-    pub fn dispatch(&mut self, bio: BioBox) {
-        self.parts.dispatched.push_back(bio);
-    }
-
-    /// Pushes back a bio the target owns. Only under noflush; otherwise it fails.
-    pub fn requeue(&mut self, bio: BioBox) {
-        self.parts.requeued.push_back(bio);
-    }
-
-    /// Asks for [`Target::on_timer`] at `deadline`. There is no cancel: ignore what is stale.
-    pub fn set_timer(&mut self, deadline: Nanos, token: u64) {
-        self.parts.timers.push((deadline, *self.place, token));
-    }
-
-    /// Raises a table event: `dmsetup wait` returns, the event number grows.
-    pub fn raise_event(&mut self) {
-        self.parts.events.push(self.place.device);
-    }
-
-    /// The offset in the target of a sector of the mapped device.
-    #[inline]
-    pub fn offset_in_target(&self, sector: Sector) -> Sector {
-        sector - self.place.begin_sector
     }
 }
 

@@ -83,6 +83,10 @@ impl LowerDevice for Numbered {
         self.device.open_lane(cx)
     }
 
+    fn read_now(&self, offset_bytes: u64, into: &mut [u8]) -> Option<Result<(), Errno>> {
+        self.device.read_now(offset_bytes, into)
+    }
+
     fn link(&self) -> Option<LinkState> {
         self.device.link()
     }

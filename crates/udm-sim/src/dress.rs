@@ -158,6 +158,12 @@ impl<'a> Dresser<'a> {
                 let (up, down) = (self.rng.u32(0..2), self.rng.u32(1..2));
                 self.line(len, &format!("flakey {device} {up} {down}{feature}"));
             }
+            8 if self.swarm.hold && !self.plain => {
+                self.dress.orderly = false;
+                let (home, batch) = (self.rng.u32(0..4), self.rng.u32(1..6));
+                let background_ms = self.rng.u32(0..3) * 7;
+                self.line(len, &format!("worker {device} {home} {batch} {background_ms} 1 5"));
+            }
             _ => self.line(len, &format!("linear {device}")),
         }
     }

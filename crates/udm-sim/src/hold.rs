@@ -19,7 +19,9 @@ use std::collections::VecDeque;
 use udm_core::ErrorCode;
 use udm_core::table::{Args, BuildCx, DeviceRef};
 use udm_core::target::{DeviceUse, TargetTraits, remap_linear};
-use udm_core::{BioBox, Ended, Mapped, Target, TargetConfig, TargetCx, TargetType, UserError};
+use udm_core::{
+    BioBox, Ended, Mapped, Preresume, Target, TargetConfig, TargetCx, TargetType, UserError,
+};
 use udm_types::{LaneId, Nanos, Op, Sector};
 
 /// Added to EVERY by the canary.
@@ -146,7 +148,7 @@ impl Target for Hold {
         match bio.op {
             Op::Read | Op::Write | Op::Flush | Op::Discard | Op::WriteZeroes => {}
         }
-        if self.suspending && cx.noflush_suspending {
+        if self.suspending && cx.noflush_suspending() {
             return Mapped::Requeue(bio);
         }
         if !self.seen.is_multiple_of(self.every) || (self.suspending && !self.stubborn) {
@@ -160,7 +162,7 @@ impl Target for Hold {
     }
 
     fn end_io(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Ended {
-        match cx.noflush_suspending && !bio.status.is_ok() {
+        match cx.noflush_suspending() && !bio.status.is_ok() {
             true => Ended::Requeue(bio),
             false => Ended::Done(bio),
         }
@@ -171,7 +173,7 @@ impl Target for Hold {
         if self.stubborn {
             return;
         }
-        match cx.noflush_suspending {
+        match cx.noflush_suspending() {
             true => {
                 while let Some(bio) = self.kept.pop_front() {
                     cx.requeue(bio);
@@ -324,10 +326,10 @@ impl Target for Sulk {
         remap_linear(bio, cx, self.leg.device.dest, self.leg.start_sector)
     }
 
-    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<(), UserError> {
+    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<Preresume, UserError> {
         match u64::from(cx.lane().0) == self.lane {
             true => Err(UserError::new(ErrorCode::PreresumeFailed, "it sulks")),
-            false => Ok(()),
+            false => Ok(Preresume::Ready),
         }
     }
 }

@@ -251,6 +251,8 @@ impl Volume {
                 }
             }
         }
+        // Targets with work of their own may still be at it, through delays and holds below.
+        self.director.control.sleep(Nanos::from_secs(1)).await;
         for node in 0..self.stack.nodes.len() {
             let name = self.stack.nodes[node].name.clone();
             self.check_gauges(&name).await;

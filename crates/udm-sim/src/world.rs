@@ -251,7 +251,7 @@ impl World {
         let stage = Stage::new(state);
         let (engines, coordinator) = make_engines(&stage);
         let control = Control::new(stage.clone());
-        let own: [&'static dyn TargetType; 3] = [&HOLD, &SKEW, &SULK];
+        let own: [&'static dyn TargetType; 4] = [&HOLD, &SKEW, &SULK, udm_testkit::worker_type()];
         let registry = Registry::new(udm_targets::all().into_iter().chain(own));
         let director = Director {
             stage: stage.clone(),

@@ -178,7 +178,7 @@ impl Target for Probe {
     }
 
     fn end_io(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Ended {
-        if self.insisting || (self.returning && cx.noflush_suspending) {
+        if self.insisting || (self.returning && cx.noflush_suspending()) {
             return Ended::Requeue(bio);
         }
         match self.mood {
@@ -195,7 +195,7 @@ impl Target for Probe {
     fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
         self.holding = false;
         self.suspending = true;
-        if !cx.noflush_suspending {
+        if !cx.noflush_suspending() {
             return self.send_kept(cx);
         }
         while let Some(bio) = self.kept.pop_front() {

@@ -4,15 +4,16 @@
 //! when it has done it. Commands of one sender arrive in order. A lane never waits inside a
 //! command; the answer of `Suspend` comes when the gate has drained, which may be much later.
 
-use super::device::{SuspendMark, TableLane};
+use super::device::TableLane;
 use super::doorway;
+use super::gate::{Resuming, SuspendMark};
 use super::parent::passes_through;
 use super::{BarrierMessage, Engine, LaneMessage};
 use crate::actor::DeviceNotice;
 use crate::error::UserError;
 use crate::lifecycle::Gauges;
 use crate::table::Table;
-use crate::target::MapMode;
+use crate::target::{MapMode, Preresume, Target, TargetCx};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -59,6 +60,9 @@ pub enum LaneStep {
         /// Targets may push back.
         noflush: bool,
     },
+    /// No bio is in flight on any lane: call `settle`, answer when the targets have nothing of
+    /// their own under way either.
+    Settle,
     /// The suspend was abandoned: `presuspend_undo`, open the gate.
     Unsuspend,
     /// Nothing is in flight anywhere: `postsuspend`.
@@ -68,6 +72,8 @@ pub enum LaneStep {
         /// Number of the load; `None` to keep the live table.
         generation: Option<u64>,
     },
+    /// The resume that waits for targets was given up: `resume_given_up`.
+    GiveUpResume,
     /// `resume`, then let held bios in and open the gate.
     Resume {
         /// Tell actors that size or limits changed.
@@ -130,12 +136,15 @@ impl Engine {
             LaneStep::Unstage { generation } => self.unstage(id, generation),
             // Answers for itself, when drained.
             LaneStep::Suspend { noflush } => return self.suspend(id, noflush, round),
+            LaneStep::Settle => return self.settle_own(id, round),
             LaneStep::Unsuspend => self.unsuspend(id),
-            LaneStep::Postsuspend => {
-                self.each_target(id, |target, cx| target.postsuspend(cx));
+            LaneStep::Postsuspend => self.postsuspend(id),
+            // Answers for itself, when all targets are ready.
+            LaneStep::Bind { generation } => return self.bind(id, generation, round),
+            LaneStep::GiveUpResume => {
+                self.give_up_resume(id);
                 Ok(AnswerBody::Done)
             }
-            LaneStep::Bind { generation } => self.bind(id, generation),
             LaneStep::Resume { resized } => self.resume(id, resized),
             LaneStep::Abort => {
                 self.abort_lowers(id);
@@ -159,7 +168,12 @@ impl Engine {
         }
     }
 
-    fn answer(&mut self, device: DeviceId, round: u64, outcome: Result<AnswerBody, UserError>) {
+    pub(super) fn answer(
+        &mut self,
+        device: DeviceId,
+        round: u64,
+        outcome: Result<AnswerBody, UserError>,
+    ) {
         let answer = LaneAnswer { lane: self.shared.lane, device, round, outcome };
         self.shared.send(COORDINATOR_LANE, LaneMessage::Answer(answer));
     }
@@ -209,7 +223,7 @@ impl Engine {
 
     fn destroy(&mut self, id: DeviceId) -> Result<AnswerBody, UserError> {
         if let Some(mut device) = self.devices.destroy(id) {
-            debug_assert_eq!(device.gate.in_flight, 0, "a device is destroyed when drained");
+            debug_assert!(device.gate.is_drained(), "a device is destroyed when drained");
             for held in device.gate.held.drain(..) {
                 self.give_up(held.bio, Status::Offline);
             }
@@ -244,6 +258,24 @@ impl Engine {
         self.check_drained(id);
     }
 
+    fn settle_own(&mut self, id: DeviceId, round: Option<u64>) {
+        if let Some(device) = self.devices.get_mut(id) {
+            device.gate.suspend = Some(SuspendMark { answer_round: round });
+        }
+        self.each_target(id, |target, cx| target.settle(cx));
+        self.run_parts();
+        self.check_drained(id);
+    }
+
+    fn postsuspend(&mut self, id: DeviceId) -> Result<AnswerBody, UserError> {
+        self.each_target(id, |target, cx| target.postsuspend(cx));
+        if let Some(device) = self.devices.get_mut(id) {
+            debug_assert!(device.gate.is_drained(), "no work is begun in postsuspend");
+            device.gate.own.allowed = false;
+        }
+        Ok(AnswerBody::Done)
+    }
+
     fn unsuspend(&mut self, id: DeviceId) -> Result<AnswerBody, UserError> {
         if let Some(device) = self.devices.get_mut(id) {
             device.gate.noflush = false;
@@ -255,7 +287,7 @@ impl Engine {
         Ok(AnswerBody::Done)
     }
 
-    fn bind(&mut self, id: DeviceId, generation: Option<u64>) -> Result<AnswerBody, UserError> {
+    fn bind(&mut self, id: DeviceId, generation: Option<u64>, round: Option<u64>) {
         if let Some(generation) = generation
             && let Some(table) = self.take_staged(id, generation)
             && let Some(device) = self.devices.get_mut(id)
@@ -263,17 +295,38 @@ impl Engine {
             let old = device.bind(table);
             self.drop_table(old);
         }
-        let Some(device) = self.devices.get_mut(id) else { return Ok(AnswerBody::Done) };
-        let count = device.table.targets.len();
-        for index in 0..count {
-            if let Some(device) = self.devices.get_mut(id)
-                && let Some(Err(error)) =
-                    doorway::call(device, &mut self.parts, index, |target, cx| target.preresume(cx))
-            {
-                return Err(error);
+        let outcome = self.preresume(id, round);
+        if let (Some(round), Some(outcome)) = (round, outcome) {
+            self.answer(id, round, outcome.map(|()| AnswerBody::Done));
+        }
+    }
+
+    /// Asks the targets whether I/O may flow; `None` if some of them will say so later.
+    fn preresume(&mut self, id: DeviceId, round: Option<u64>) -> Option<Result<(), UserError>> {
+        let device = self.devices.get_mut(id)?;
+        device.gate.own.allowed = true;
+        device.gate.own.resuming = Some(Box::new(Resuming { round, targets: Vec::new() }));
+        for index in 0..device.table.targets.len() {
+            let visit = |target: &mut dyn Target, cx: &mut TargetCx<'_>| target.preresume(cx);
+            match doorway::call(device, &mut self.parts, index, visit) {
+                Some(Ok(Preresume::Ready)) | None => {}
+                Some(Ok(Preresume::Later)) => {
+                    if let Some(resuming) = &mut device.gate.own.resuming {
+                        resuming.targets.push(index as u32);
+                    }
+                }
+                Some(Err(error)) => {
+                    self.give_up_resume(id);
+                    return Some(Err(error));
+                }
             }
         }
-        Ok(AnswerBody::Done)
+        let waits = |resuming: &Resuming| !resuming.targets.is_empty();
+        if device.gate.own.resuming.as_deref().is_some_and(waits) {
+            return None;
+        }
+        device.gate.own.resuming = None;
+        Some(Ok(()))
     }
 
     fn resume(&mut self, id: DeviceId, resized: bool) -> Result<AnswerBody, UserError> {
@@ -341,7 +394,7 @@ impl Engine {
     fn each_target(
         &mut self,
         id: DeviceId,
-        mut visit: impl FnMut(&mut dyn crate::target::Target, &mut crate::target::TargetCx<'_>),
+        mut visit: impl FnMut(&mut dyn Target, &mut TargetCx<'_>),
     ) {
         let Some(device) = self.devices.get_mut(id) else { return };
         let count = device.table.targets.len();
@@ -367,7 +420,8 @@ impl Engine {
             self.tell_barrier_home(id, BarrierMessage::Closed(id, ticket));
         }
         let Some(device) = self.devices.get_mut(id) else { return };
-        if let Some(mark) = &mut device.gate.suspend
+        if device.gate.own.is_idle()
+            && let Some(mark) = &mut device.gate.suspend
             && let Some(round) = mark.answer_round.take()
         {
             self.answer(id, round, Ok(AnswerBody::Done));

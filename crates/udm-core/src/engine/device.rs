@@ -1,27 +1,20 @@
 //! A mapped device as one lane sees it: its gate, the table it serves from, its counters.
 //!
-//! The gate decides whether a bio may enter, counts what is in flight, and holds what has to wait.
-//! All held I/O sits in one queue, ordered by the sequence number a bio got when it first reached
-//! the gate; a bio that a target pushed back returns to its old place, ahead of everything newer.
-//! Because the gate is plain data of one lane, "suspend saw nothing in flight while a bio slipped
-//! in" cannot happen: closing it, counting and draining are steps of one thread.
+//! Dispatch asks here what a bio needs, commands change it, the coordinator sums its counters. The
+//! numbers dispatch compares with (`fast_target`) are copies of what the live table's limits say,
+//! taken when a table is bound, so that the common case touches one device and one target.
 //!
-//! Picture of a gate:
-//! ```text
-//!   open       ----suspend or barrier---->  closed: bios go to `held`
-//!   closed     ----in_flight == 0-------->  drained: told to whoever closed it
-//!   closed     ----resume, barrier over-->  held bios enter in order, then open
-//! ```
-//! The tricky case is a barrier (`Op` with `ORDERED`) among held bios: entering them stops in front
-//! of it, and the gate stays closed until the barrier has been through.
+//! The tricky case is a device without a table: it has no targets and no size, so everything takes
+//! the long way and is refused there.
 
+use super::gate::Gate;
 use super::request::RequestQueue;
-use crate::bio::{BioBox, BioClass, Dest};
+use crate::bio::{BioBox, Dest};
 use crate::lifecycle::Gauges;
 use crate::table::{Table, TableTarget};
-use crate::target::{MapMode, Target, TargetPlace};
+use crate::target::{MapMode, Target};
+use crate::target_cx::TargetPlace;
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use udm_types::{DeviceId, LaneId, Nanos, Op, OpSet, QueueLimits, Sector};
@@ -63,51 +56,6 @@ pub(crate) struct DeviceLane {
     max_discard_sectors: Sector,
     max_write_zeroes_sectors: Sector,
     max_sectors: Sector,
-}
-
-/// The gate of one device on one lane.
-#[derive(Debug)]
-pub(crate) struct Gate {
-    /// Bios enter. False while suspended, closed by a barrier, or with bios held.
-    open: bool,
-    /// Classes of bios the table takes the short way, open or not.
-    short_way: BioClass,
-    /// The same while the gate is open, else nothing: one test for dispatch.
-    entry: BioClass,
-    /// A noflush suspend is under way or has been made.
-    pub(crate) noflush: bool,
-    /// Bios (pieces, after splitting) inside the table.
-    pub(crate) in_flight: u64,
-    /// What waits, ordered by sequence number.
-    pub(crate) held: VecDeque<Held>,
-    pub(crate) suspend: Option<SuspendMark>,
-    pub(crate) barrier: BarrierMark,
-    next_seq: u64,
-}
-
-/// A bio at the gate.
-#[derive(Debug)]
-pub(crate) struct Held {
-    pub(crate) seq: u64,
-    pub(crate) bio: BioBox,
-}
-
-/// The suspend that closed a gate.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SuspendMark {
-    /// The round to answer when the gate has drained; `None` once answered.
-    pub(crate) answer_round: Option<u64>,
-}
-
-/// What barriers mean to a gate.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct BarrierMark {
-    /// A barrier of this device (of any lane) has the gate closed; its ticket.
-    pub(crate) closed_by: Option<u64>,
-    /// The home lane waits to hear that the gate has drained.
-    pub(crate) answer_due: bool,
-    /// This lane's own barrier has been asked for and not yet been granted.
-    pub(crate) asked: bool,
 }
 
 /// The table a lane serves from.
@@ -270,7 +218,8 @@ impl DeviceLane {
 
     /// Puts a table in place; the old one comes back. Nothing may be in flight.
     pub(crate) fn bind(&mut self, table: TableLane) -> TableLane {
-        debug_assert_eq!(self.gate.in_flight, 0, "a table is swapped on a drained gate");
+        debug_assert!(self.gate.is_drained(), "a table is swapped on a drained gate");
+        self.gate.own.generation = table.generation;
         if table.request_based && self.requests.is_none() {
             self.requests = Some(Box::default());
         }
@@ -355,85 +304,19 @@ impl DeviceLane {
     pub(crate) fn add_gauges(&self, gauges: &mut Gauges) {
         gauges.add(&Gauges {
             device: None,
-            in_flight: self.gate.in_flight,
+            // For whoever asks what a suspend waits for; background work is not the users' I/O.
+            in_flight: match self.gate.suspend {
+                Some(_) => self.gate.in_flight + self.gate.own.count(),
+                None => self.gate.in_flight,
+            },
             held: self.gate.held.len() as u64,
             ios: self.stats.by_op.map(|op| op.ios),
             sectors: self.stats.by_op.map(|op| op.sectors),
             errors: self.stats.errors,
             busy: self.stats.busy,
-            contract_breaches: self.stats.contract_breaches,
+            contract_breaches: self.stats.contract_breaches + self.gate.own.breaches,
             requests: self.requests.as_ref().map_or_else(Default::default, |queue| queue.gauges()),
         });
-    }
-}
-
-impl Default for Gate {
-    /// An open gate of a device without a table.
-    fn default() -> Self {
-        Gate {
-            open: true,
-            short_way: BioClass::empty(),
-            entry: BioClass::empty(),
-            noflush: false,
-            in_flight: 0,
-            held: VecDeque::new(),
-            suspend: None,
-            barrier: BarrierMark::default(),
-            next_seq: 0,
-        }
-    }
-}
-
-impl Gate {
-    /// Whether bios enter.
-    pub(crate) fn is_open(&self) -> bool {
-        self.open
-    }
-
-    /// Opens or closes the gate.
-    pub(crate) fn set_open(&mut self, open: bool) {
-        self.open = open;
-        self.entry = if open { self.short_way } else { BioClass::empty() };
-    }
-
-    /// Takes over what a new table allows.
-    fn allow(&mut self, ops: OpSet) {
-        self.short_way = BioClass::of_ops(ops);
-        self.set_open(self.open);
-    }
-
-    /// The next place in the order of submission.
-    #[inline]
-    pub(crate) fn take_seq(&mut self) -> u64 {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        seq
-    }
-
-    /// Runs on with `seq` as the next number, so that a replayed bio keeps its place. Returns what
-    /// to give back to [`Gate::restore_seq`].
-    pub(crate) fn rewind_seq(&mut self, seq: u64) -> u64 {
-        core::mem::replace(&mut self.next_seq, seq)
-    }
-
-    /// Ends a replay.
-    pub(crate) fn restore_seq(&mut self, next_seq: u64) {
-        self.next_seq = self.next_seq.max(next_seq);
-    }
-
-    /// Holds a bio in its place; behind those of the same number (pieces of one bio, in order).
-    pub(crate) fn hold(&mut self, seq: u64, bio: BioBox) {
-        self.set_open(false);
-        let at = match self.held.back() {
-            Some(last) if last.seq > seq => self.held.partition_point(|held| held.seq <= seq),
-            _ => self.held.len(),
-        };
-        self.held.insert(at, Held { seq, bio });
-    }
-
-    /// True if neither a suspend nor a barrier has the gate closed.
-    pub(crate) fn may_flow(&self) -> bool {
-        self.suspend.is_none() && self.barrier.closed_by.is_none() && !self.barrier.asked
     }
 }
 

@@ -305,6 +305,7 @@ impl Engine {
             Origin::Actor { actor, tag } => self.deliver(actor, tag, bio),
             Origin::Parent(parent) => self.child_done(parent, bio, false),
             Origin::Request(request) => self.request_done(request, bio),
+            Origin::Target { device, target, tag } => self.own_done(device, target, tag, bio),
         }
     }
 
@@ -316,27 +317,39 @@ impl Engine {
             debug_assert!(false, "a target pushed back a bio that is in no layer");
             return self.give_up(bio, Status::IoErr);
         };
-        let whole = self.replayed_with_parent(bio.origin, frame.device);
         let Some(device) = self.devices.get_mut(frame.device) else { return };
         device.gate.in_flight -= 1;
         if device.requests.is_some() {
             self.requeue_request(frame.device, frame.seq, bio, again);
             return self.check_drained(frame.device);
         }
-        if !device.gate.noflush {
+        if device.gate.noflush {
+            self.push_back(frame.device, frame.seq, bio);
+        } else {
             bio.status = Status::IoErr;
             device.stats.count(&bio, self.shared.now.since(bio.issued_at));
             self.parts.done.push_back(bio);
-        } else {
-            bio.status = Status::Ok;
-            match (whole, bio.origin) {
-                (true, Origin::Parent(parent)) => self.child_done(parent, bio, true),
-                (true | false, Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_)) => {
-                    device.gate.hold(frame.seq, bio);
+        }
+        self.check_drained(frame.device);
+    }
+
+    /// Holds a bio that was pushed back and has left its frame, or returns it to the whole that is
+    /// replayed.
+    pub(super) fn push_back(&mut self, id: DeviceId, seq: u64, mut bio: BioBox) {
+        bio.status = Status::Ok;
+        match bio.origin {
+            Origin::Parent(parent) if self.replayed_with_parent(bio.origin, id) => {
+                self.child_done(parent, bio, true);
+            }
+            Origin::Actor { .. }
+            | Origin::Parent(_)
+            | Origin::Request(_)
+            | Origin::Target { .. } => {
+                if let Some(device) = self.devices.get_mut(id) {
+                    device.gate.hold(seq, bio);
                 }
             }
         }
-        self.check_drained(frame.device);
     }
 }
 

@@ -9,13 +9,17 @@
 //! gathered in [`TargetParts`] and taken up by the loop afterwards, so a target can never re-enter
 //! the engine.
 
-use crate::bio::{BioBox, Dest};
+use crate::bio::{BioBox, Dest, LostBios};
 use crate::engine::device::DeviceLane;
+use crate::engine::gate::Gate;
+use crate::engine::parts::BioStock;
 use crate::error::UserError;
-use crate::target::{Ended, Mapped, Target, TargetCx, TargetPlace};
+use crate::target::{Ended, Mapped, Target};
+use crate::target_cx::{TargetCx, TargetPlace};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
+use udm_lane::BufPool;
 use udm_types::{DeviceId, LaneId, Nanos, Sector, Status};
 
 /// What targets reach of their lane: its number and clock, and what they asked for during calls.
@@ -31,6 +35,30 @@ pub(crate) struct TargetParts {
     pub(crate) events: Vec<DeviceId>,
     /// To whom, from which target, what.
     pub(crate) notes: Vec<(LaneId, TargetPlace, [u64; 3])>,
+    /// Bios for the instance on another lane.
+    pub(crate) handed: Vec<(LaneId, TargetPlace, BioBox)>,
+    /// Bios of other lanes on their way back.
+    pub(crate) homeward: Vec<(BioBox, Homecoming)>,
+    /// Who wants a turn, each once, in the order they get it.
+    pub(crate) turns: VecDeque<TargetPlace>,
+    /// Who has ended its `preresume`, and how.
+    pub(crate) resumed: Vec<(TargetPlace, Result<(), UserError>)>,
+    /// Devices whose closed gate may be drained.
+    pub(crate) settled: Vec<DeviceId>,
+    /// Blank bios and buffers of the targets.
+    pub(crate) stock: BioStock,
+    pub(crate) bufs: BufPool,
+}
+
+/// What a lane decided about a bio of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Homecoming {
+    /// It is done; its status is set.
+    Completed,
+    /// It goes on from home to its destination.
+    Dispatched,
+    /// It is pushed back.
+    Requeued,
 }
 
 /// What one lane's instance of a target tells another's.
@@ -63,7 +91,7 @@ pub(crate) enum Next {
 pub(crate) const NO_TARGET: u32 = u32::MAX >> 1;
 
 impl TargetParts {
-    pub(crate) fn new(lane: LaneId, lanes: usize) -> TargetParts {
+    pub(crate) fn new(lane: LaneId, lanes: usize, lost: LostBios) -> TargetParts {
         TargetParts {
             lane,
             lanes,
@@ -74,12 +102,28 @@ impl TargetParts {
             timers: Vec::new(),
             events: Vec::new(),
             notes: Vec::new(),
+            handed: Vec::new(),
+            homeward: Vec::new(),
+            turns: VecDeque::new(),
+            resumed: Vec::new(),
+            settled: Vec::new(),
+            stock: BioStock::new(lane, lost),
+            bufs: BufPool::new(),
         }
     }
 
-    /// True if no bio waits to be taken up.
+    /// True if nothing waits to be taken up (turns are no wish of this kind).
     pub(crate) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.dispatched.is_empty() && self.requeued.is_empty()
+        self.done.is_empty()
+            && self.dispatched.is_empty()
+            && self.requeued.is_empty()
+            && self.timers.is_empty()
+            && self.notes.is_empty()
+            && self.events.is_empty()
+            && self.handed.is_empty()
+            && self.homeward.is_empty()
+            && self.resumed.is_empty()
+            && self.settled.is_empty()
     }
 }
 
@@ -106,15 +150,14 @@ pub(crate) fn map(
         // A target with a shift never wants `end_io`.
         bio.push_frame(id, index as u32, false, seq);
         if cfg!(debug_assertions) {
-            let noflush_suspending = device.gate.noflush;
-            let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
+            let mut cx = TargetCx { parts, place: &target.place, gate: &mut device.gate };
             bio = same_by_map(&mut *target.instance, bio, &mut cx, (dest, sector));
         }
         bio.remap(dest, sector);
         return Next::Onward(bio, dest);
     }
     bio.push_frame(id, index as u32, target.wants_end_io, seq);
-    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending: device.gate.noflush };
+    let mut cx = TargetCx { parts, place: &target.place, gate: &mut device.gate };
     match target.instance.map(bio, &mut cx) {
         Mapped::Remapped(bio) if bio.dest != Dest::Device(id) => {
             let dest = bio.dest;
@@ -170,11 +213,10 @@ fn refuse(device: &mut DeviceLane, mut bio: BioBox) -> Next {
 
 /// Calls `end_io` of the target in the newest frame, which the bio has not left yet.
 pub(crate) fn end_io(device: &mut DeviceLane, parts: &mut TargetParts, bio: BioBox) -> Ended {
-    let noflush_suspending = device.gate.noflush;
     let index = bio.frame().target() as usize;
     // The table is bound while bios are in flight, so the target is there.
     let Some(target) = device.table.targets.get_mut(index) else { return Ended::Done(bio) };
-    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
+    let mut cx = TargetCx { parts, place: &target.place, gate: &mut device.gate };
     target.instance.end_io(bio, &mut cx)
 }
 
@@ -185,9 +227,8 @@ pub(crate) fn call<R>(
     index: usize,
     visit: impl FnOnce(&mut dyn Target, &mut TargetCx<'_>) -> R,
 ) -> Option<R> {
-    let noflush_suspending = device.gate.noflush;
     let target = device.table.targets.get_mut(index)?;
-    let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
+    let mut cx = TargetCx { parts, place: &target.place, gate: &mut device.gate };
     Some(visit(&mut *target.instance, &mut cx))
 }
 
@@ -206,13 +247,13 @@ pub(crate) fn timer(
 
 /// Delivers a note to the instance of its table, live or staged; dropped if there is none.
 pub(crate) fn note(device: &mut DeviceLane, parts: &mut TargetParts, note: &TargetNote) {
-    let noflush_suspending = device.gate.noflush;
+    let gate: &mut Gate = &mut device.gate;
     let mut tables = core::iter::once(&mut device.table).chain(&mut device.staged);
     let Some(table) = tables.find(|table| table.generation == note.table_generation) else {
         return;
     };
     if let Some(target) = table.targets.get_mut(note.target as usize) {
-        let mut cx = TargetCx { parts, place: &target.place, noflush_suspending };
+        let mut cx = TargetCx { parts, place: &target.place, gate };
         target.instance.on_note(note.from, note.words, &mut cx);
     }
 }

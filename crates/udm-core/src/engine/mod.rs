@@ -3,12 +3,12 @@
 //! One [`Engine`] runs on each lane. A turn takes completions and messages in, runs timers, tasks
 //! and bios, and ends by telling actors, so that what was gathered goes out in one system call:
 //! ```text
-//!   wait -> completions -> messages -> timers -> tasks -> bios -> end of turn -> (again)
+//!   wait -> completions -> messages -> timers -> tasks -> bios -> turns -> end of turn -> (again)
 //! ```
 //! Files: `dispatch` (the way of a bio), `parent` (split and fan-out), `barrier`, `request/` (what
-//! request-based devices do), `doorway` (calls
-//! into targets), `device` (gate and table), `commands` (what the coordinator asks), `lowers`,
-//! `actors`, `parts` (what actors reach), `tokens`.
+//! request-based devices do), `doorway` (calls into targets), `device` and `gate`, `own` (what
+//! targets do of their own), `commands` (what the coordinator asks), `lowers`, `actors`, `parts`
+//! (what actors reach), `tokens`.
 //!
 //! Rules: nothing here blocks except the driver's `wait`, and that only when there is nothing to
 //! do; nothing allocates on the path of a bio; no lock is taken.
@@ -19,7 +19,9 @@ mod commands;
 mod device;
 mod dispatch;
 pub(crate) mod doorway;
+pub(crate) mod gate;
 mod lowers;
+mod own;
 mod parent;
 pub(crate) mod parts;
 mod request;
@@ -30,6 +32,7 @@ pub use commands::{AnswerBody, COORDINATOR_LANE, LaneAnswer, LaneCommand, LaneSt
 pub use device::DeviceView;
 pub(crate) use device::Devices;
 pub use doorway::TargetNote;
+pub use own::{HandedBio, HomingBio};
 
 use crate::bio::BioBox;
 use crate::lifecycle::{Coordinator, ReplySink, Request};
@@ -51,8 +54,9 @@ use tokens::OpOwner;
 use udm_lane::{Completion, Driver, Executor, Mailbox, MailboxReceiver, TaskId, Wake};
 use udm_types::{ActorId, DeviceId, LaneId, LowerId, Nanos, Status};
 
-/// Messages a lane's mailbox holds. Data never travels by mailbox, so this bounds control traffic
-/// only; a sender that finds it full keeps its message and tries again next turn.
+/// Messages a lane's mailbox holds: control traffic, and bios that targets hand over (a pointer
+/// each). A sender that finds it full keeps its message and tries again next turn; what it keeps is
+/// bounded by the bios in flight.
 pub const MAILBOX_CAPACITY: usize = 1024;
 
 /// Bios started in one turn at the most, so that a submitter whose I/O completes at once (null,
@@ -80,6 +84,10 @@ pub enum LaneMessage {
     Barrier(BarrierMessage),
     /// Between the instances of a target.
     Note(TargetNote),
+    /// Between the instances of a target: a bio to work on.
+    Handed(HandedBio),
+    /// A bio that was handed over, back to its lane.
+    Homing(HomingBio),
     /// For an actor.
     ToActor(ActorId, Box<dyn Any + Send>),
     /// Runs on the lane: to install actors, and for tests.
@@ -95,6 +103,8 @@ impl fmt::Debug for LaneMessage {
             LaneMessage::Event(device) => write!(f, "Event({device:?})"),
             LaneMessage::Barrier(message) => write!(f, "Barrier({message:?})"),
             LaneMessage::Note(note) => write!(f, "Note({note:?})"),
+            LaneMessage::Handed(handed) => write!(f, "Handed({handed:?})"),
+            LaneMessage::Homing(homing) => write!(f, "Homing({homing:?})"),
             LaneMessage::ToActor(actor, _) => write!(f, "ToActor({actor:?})"),
             LaneMessage::Run(_) => f.write_str("Run"),
         }
@@ -147,7 +157,7 @@ pub struct Engine {
 /// What a lane has open; all zero on an idle lane without devices. For tests and simulation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineCensus {
-    /// Bios in tables, over all devices.
+    /// Bios in tables, over all devices, with I/Os and works of the targets' own.
     pub in_flight: u64,
     /// Bios held at gates.
     pub held: u64,
@@ -180,8 +190,10 @@ impl Engine {
         let EngineConfig { lane, peers, receiver, driver } = config;
         let lanes = peers.len();
         let wake = Arc::new(NudgeMailbox(receiver.sender()));
+        let shared = Shared::new(lane, peers, driver);
+        let parts = TargetParts::new(lane, lanes, shared.lost.clone());
         Engine {
-            shared: Shared::new(lane, peers, driver),
+            shared,
             devices: Devices::default(),
             lowers: Lowers::default(),
             actors: Actors::default(),
@@ -191,7 +203,7 @@ impl Engine {
             growing: Vec::new(),
             plug_full: false,
             kicked: VecDeque::new(),
-            parts: TargetParts::new(lane, lanes),
+            parts,
             lower_timers: Vec::new(),
             lower_turn_enders: Vec::new(),
             barrier_homes: BarrierHomes::new(),
@@ -215,6 +227,7 @@ impl Engine {
         did |= self.fire_timers();
         did |= self.run_tasks();
         did |= self.run_bios();
+        did |= self.run_turns();
         did |= !self.shared.turn_enders.is_empty() || !self.lower_turn_enders.is_empty();
         self.end_turn();
         self.end_lower_turns();
@@ -231,6 +244,7 @@ impl Engine {
             || !self.shared.turn_enders.is_empty()
             || !self.lower_turn_enders.is_empty()
             || !self.parts.is_empty()
+            || !self.parts.turns.is_empty()
             || !self.kicked.is_empty()
             || !self.plugged.is_empty()
             || !self.shared.lost.is_empty()
@@ -291,7 +305,7 @@ impl Engine {
             ..EngineCensus::default()
         };
         for device in self.devices.iter() {
-            census.in_flight += device.gate.in_flight;
+            census.in_flight += device.gate.in_flight + device.gate.own.count();
             census.held += device.gate.held.len() as u64;
             census.waiting += device.requests.as_ref().map_or(0, |queue| queue.waiting());
         }
@@ -345,6 +359,8 @@ impl Engine {
                     doorway::note(device, &mut self.parts, &note);
                 }
             }
+            LaneMessage::Handed(handed) => self.on_handed(handed),
+            LaneMessage::Homing(homing) => self.on_homing(homing),
             LaneMessage::ToActor(actor, message) => self.on_actor_message(actor, message),
             LaneMessage::Run(run) => run(self),
             LaneMessage::Answer(answer) => {
@@ -480,6 +496,7 @@ impl Engine {
             };
             self.shared.send(lane, LaneMessage::Note(note));
         }
+        self.take_own_wishes();
         while let Some(device) = self.parts.events.pop() {
             self.shared.send(COORDINATOR_LANE, LaneMessage::Event(device));
         }

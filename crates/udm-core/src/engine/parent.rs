@@ -153,6 +153,8 @@ pub(super) fn passes_through(
         }
         match bio.origin {
             Origin::Actor { .. } => return false,
+            // Its target may also do it for a device above, but nobody can tell for which.
+            Origin::Target { device: own, .. } => return own == device,
             Origin::Parent(index) => match parents.get(index) {
                 Some(parent) if parent.device == device => return true,
                 Some(parent) => bio = &parent.bio,
@@ -311,7 +313,10 @@ impl Engine {
                     (true, Origin::Parent(above)) => self.child_done(above, parent.bio, true),
                     (
                         true | false,
-                        Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_),
+                        Origin::Actor { .. }
+                        | Origin::Parent(_)
+                        | Origin::Request(_)
+                        | Origin::Target { .. },
                     ) => {
                         self.give_up(parent.bio, parent.status);
                     }
@@ -363,7 +368,14 @@ impl Engine {
         device.gate.in_flight -= 1;
         match (pushed_back, whole, bio.origin) {
             (true, true, Origin::Parent(above)) => self.child_done(above, bio, true),
-            (true, true | false, Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_)) => {
+            (
+                true,
+                true | false,
+                Origin::Actor { .. }
+                | Origin::Parent(_)
+                | Origin::Request(_)
+                | Origin::Target { .. },
+            ) => {
                 bio.status = Status::Ok;
                 device.gate.hold(seq, bio);
                 // The suspend may have been given up since the copy was pushed back.
@@ -372,7 +384,10 @@ impl Engine {
             (
                 false,
                 true | false,
-                Origin::Actor { .. } | Origin::Parent(_) | Origin::Request(_),
+                Origin::Actor { .. }
+                | Origin::Parent(_)
+                | Origin::Request(_)
+                | Origin::Target { .. },
             ) => {
                 bio.status = status;
                 device.stats.count(&bio, self.shared.now.since(bio.issued_at));

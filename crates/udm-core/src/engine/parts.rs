@@ -46,6 +46,38 @@ pub(crate) enum TimerFor {
 /// Blank bios kept for reuse at the most; beyond it an old burst's memory is given back.
 const IDLE_BIOS_MAX: usize = 4096;
 
+/// Blank bios of a lane, kept for reuse.
+#[derive(Debug)]
+pub(crate) struct BioStock {
+    lane: LaneId,
+    lost: LostBios,
+    idle: Vec<BioBox>,
+}
+
+impl BioStock {
+    pub(crate) fn new(lane: LaneId, lost: LostBios) -> BioStock {
+        BioStock { lane, lost, idle: Vec::new() }
+    }
+
+    /// A blank bio.
+    #[inline]
+    pub(crate) fn take(&mut self) -> BioBox {
+        match self.idle.pop() {
+            Some(bio) => bio,
+            None => Box::new(Bio::new(self.lane, self.lost.clone())),
+        }
+    }
+
+    /// Keeps a bio for its next use. One of another lane is freed instead.
+    #[inline]
+    pub(crate) fn put(&mut self, mut bio: BioBox) {
+        bio.reset();
+        if self.idle.len() < IDLE_BIOS_MAX && bio.home() == self.lane {
+            self.idle.push(bio);
+        }
+    }
+}
+
 /// What actors reach of their lane.
 pub(crate) struct Shared {
     pub(crate) lane: LaneId,
@@ -62,7 +94,7 @@ pub(crate) struct Shared {
     outbox: Vec<VecDeque<LaneMessage>>,
     /// Messages to this lane itself.
     pub(crate) loopback: VecDeque<LaneMessage>,
-    idle_bios: Vec<BioBox>,
+    stock: BioStock,
 }
 
 impl Shared {
@@ -71,6 +103,7 @@ impl Shared {
         peers: Vec<Mailbox<LaneMessage>>,
         mut driver: Box<dyn Driver>,
     ) -> Shared {
+        let lost = LostBios::default();
         Shared {
             lane,
             now: driver.now(),
@@ -82,26 +115,20 @@ impl Shared {
             exiting: Vec::new(),
             outbox: peers.iter().map(|_| VecDeque::new()).collect(),
             peers,
-            lost: LostBios::default(),
+            stock: BioStock::new(lane, lost.clone()),
+            lost,
             loopback: VecDeque::new(),
-            idle_bios: Vec::new(),
         }
     }
 
     #[inline]
     pub(crate) fn take_bio(&mut self) -> BioBox {
-        match self.idle_bios.pop() {
-            Some(bio) => bio,
-            None => Box::new(Bio::new(self.lost.clone())),
-        }
+        self.stock.take()
     }
 
     #[inline]
-    pub(crate) fn recycle(&mut self, mut bio: BioBox) {
-        bio.reset();
-        if self.idle_bios.len() < IDLE_BIOS_MAX {
-            self.idle_bios.push(bio);
-        }
+    pub(crate) fn recycle(&mut self, bio: BioBox) {
+        self.stock.put(bio);
     }
 
     #[inline]

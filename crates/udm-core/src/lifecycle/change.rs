@@ -1,15 +1,20 @@
 //! Suspend, resume and remove: the changes that take rounds, one at a time for each device.
 //!
 //! ```text
-//!   suspend   Suspend (drain) -> Postsuspend -> suspended
-//!   resume    [Suspend -> Postsuspend, if running and there is a table to swap in]
+//!   suspend   Suspend (drain) -> [Settle] -> Postsuspend -> suspended
+//!   resume    [Suspend -> [Settle] -> Postsuspend, if running and there is a table to swap in]
 //!             -> Bind (swap, preresume) -> Resume -> running
-//!   remove    [Suspend -> Postsuspend, if running] -> Destroy -> gone
+//!   remove    [Suspend -> [Settle] -> Postsuspend, if running] -> Destroy -> gone
 //! ```
-//! Only draining can take long. It ends by itself, by its deadline (run on, or fail what hangs and
-//! go on; if even that does not end it within another deadline, run on), by the asker going away,
-//! or by a resume: a suspend always has a way out. Until it has ended nothing was changed, so
-//! giving it up is opening the gates again.
+//! `Settle` is for tables whose targets have work of their own: a lane that has drained may have
+//! got some since, for a bio of another lane.
+//!
+//! Only draining (with settling) and the `Bind` of such a table can take long. Draining ends by
+//! itself, by its deadline (run on, or fail what hangs and go on; if even that does not end it
+//! within another deadline, run on), by the asker going away, or by a resume: a suspend always has
+//! a way out. Until it has ended nothing was changed, so giving it up is opening the gates again.
+//! A `Bind` has the same ways out, but they lead to a suspended device with the new table; what its
+//! targets have under way is drained before anything else is put in its place (`unsettled`).
 //!
 //! The tricky case is a resume whose own drain is given up: the table it had taken out of the
 //! inactive slot goes back there, unless the slot was filled meanwhile.
@@ -32,7 +37,10 @@ enum Goal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Draining,
+    /// All bios are back; the targets finish what they do of their own.
+    Settling,
     Postsuspending,
+    /// Targets may take their time here, too.
     Binding,
     Resuming,
     Destroying,
@@ -49,13 +57,20 @@ pub(super) struct Change {
     /// The table to put in place.
     swap: Option<Loaded>,
     resized: bool,
+    /// The table to be live has targets that may take their time to get ready.
+    recovers: bool,
     aborted: bool,
     sink: Option<ReplySink>,
 }
 
 impl Change {
     pub(super) fn is_draining(&self) -> bool {
-        self.stage == Stage::Draining
+        matches!(self.stage, Stage::Draining | Stage::Settling)
+    }
+
+    /// True while a resume waits for targets with work of their own.
+    fn is_recovering(&self) -> bool {
+        self.stage == Stage::Binding && self.recovers
     }
 
     pub(super) fn options(&self) -> &SuspendOptions {
@@ -117,17 +132,18 @@ impl Coordinator {
         let Some(device) = self.device_mut(id) else { return };
         let swap = device.inactive.take();
         let suspended = device.suspended.is_some();
+        let drained = suspended && !device.unsettled;
         match (swap, suspended) {
             (None, false) => sink(Ok(self.done(id))),
             (None, true) if device.live.is_none() => {
                 let text = format!("'{}' has no table to resume with", device.name);
                 sink(Err(UserError::new(ErrorCode::NoTable, text)));
             }
-            (swap, true) => {
+            (swap, true) if swap.is_none() || drained => {
                 let change = self.new_change(Goal::Resume, options, Some(ticket), swap, sink);
                 self.bind(id, change);
             }
-            (swap, false) => {
+            (swap, true | false) => {
                 let change = self.new_change(Goal::Resume, options, Some(ticket), swap, sink);
                 self.drain(id, change);
             }
@@ -147,7 +163,7 @@ impl Coordinator {
         }
         device.deleting = true;
         device.deferred_remove = false;
-        let suspended = device.suspended.is_some();
+        let drained = device.suspended.is_some() && !device.unsettled;
         self.raise_if_live(id);
         self.unlink(id);
         if let Some(loaded) = self.device_mut(id).and_then(|device| device.inactive.take()) {
@@ -155,7 +171,7 @@ impl Coordinator {
         }
         let options = SuspendOptions { reason: "remove".into(), ..SuspendOptions::default() };
         let change = self.new_change(Goal::Remove, options, None, None, sink);
-        if suspended {
+        if drained {
             self.destroy(id, change);
         } else {
             self.drain(id, change);
@@ -179,6 +195,7 @@ impl Coordinator {
             round: 0,
             swap,
             resized: false,
+            recovers: false,
             aborted: false,
             sink: Some(sink),
         }
@@ -213,7 +230,32 @@ impl Coordinator {
                     || live.table.limits != swap.table.limits
             });
         }
+        let next = change.swap.as_ref().or(self.device(id).and_then(|device| device.live.as_ref()));
+        change.recovers = next.is_some_and(|loaded| loaded.table.has_own_work());
+        change.aborted = false;
+        let deadline = change.options.deadline.filter(|_| change.recovers);
         self.next_stage(id, change, Stage::Binding, LaneStep::Bind { generation });
+        self.set_deadline(id, deadline.map(|deadline| self.now + deadline));
+    }
+
+    /// Sets the deadline of the round the change is in now.
+    fn set_deadline(&mut self, id: DeviceId, deadline: Option<Nanos>) {
+        let round = self.device(id).and_then(|device| device.change.as_ref()).map(|now| now.round);
+        if let (Some(deadline), Some(round)) = (deadline, round) {
+            self.set_timer(deadline, round);
+        }
+    }
+
+    /// All bios are back; targets with work of their own finish it before the suspend is over.
+    fn drained(&mut self, id: DeviceId, change: Change) {
+        let live = self.device(id).and_then(|device| device.live.as_ref());
+        if !live.is_some_and(|live| live.table.has_own_work()) {
+            return self.next_stage(id, change, Stage::Postsuspending, LaneStep::Postsuspend);
+        }
+        let from = if change.aborted { self.now } else { change.started };
+        let deadline = change.options.deadline.map(|deadline| from + deadline);
+        self.next_stage(id, change, Stage::Settling, LaneStep::Settle);
+        self.set_deadline(id, deadline);
     }
 
     fn destroy(&mut self, id: DeviceId, change: Change) {
@@ -226,11 +268,14 @@ impl Coordinator {
         let Some(device) = self.device_mut(id) else { return };
         let Some(mut change) = device.change.take() else { return };
         match change.stage {
-            Stage::Draining => {
+            Stage::Draining => self.drained(id, change),
+            Stage::Settling => {
                 self.next_stage(id, change, Stage::Postsuspending, LaneStep::Postsuspend);
             }
             Stage::Postsuspending => {
-                device.suspended = Some(Suspension {
+                device.unsettled = false;
+                // One that was suspended, but not settled, stays suspended for the old reason.
+                device.suspended.get_or_insert_with(|| Suspension {
                     since: now,
                     noflush: change.options.noflush,
                     reason: change.options.reason.clone(),
@@ -242,15 +287,14 @@ impl Coordinator {
                 }
             }
             Stage::Binding => {
-                let old = match change.swap.take() {
-                    Some(swap) => device.live.replace(swap),
-                    None => None,
-                };
-                if let Some(old) = old {
-                    self.release_uses(id, &old.table);
-                }
+                self.went_live(id, &mut change);
                 match error {
-                    Some(error) => self.end_change(id, change, Some(error)),
+                    Some(error) => {
+                        if let Some(device) = self.device_mut(id) {
+                            device.unsettled |= change.recovers;
+                        }
+                        self.end_change(id, change, Some(error));
+                    }
                     None => {
                         let resized = change.resized;
                         self.next_stage(id, change, Stage::Resuming, LaneStep::Resume { resized });
@@ -314,7 +358,7 @@ impl Coordinator {
         let Some(change) = self.device_mut(id).and_then(|device| device.change.as_mut()) else {
             return;
         };
-        if !change.is_draining() {
+        if !change.is_draining() && !change.is_recovering() {
             return;
         }
         match (change.options.on_timeout, change.aborted, change.options.deadline) {
@@ -342,7 +386,8 @@ impl Coordinator {
         let of_ticket = device
             .change
             .as_ref()
-            .is_some_and(|change| change.ticket == Some(ticket) && change.is_draining());
+            .filter(|change| change.is_draining() || change.is_recovering())
+            .is_some_and(|change| change.ticket == Some(ticket));
         if of_ticket {
             return self.give_up_change(id, ErrorCode::SuspendCancelled, "its asker has gone");
         }
@@ -358,10 +403,15 @@ impl Coordinator {
         }
     }
 
-    /// Ends a drain without effect: the gates open again.
+    /// Ends a drain without effect: the gates open again, unless they were closed before. Ends the
+    /// wait for a new table's targets: the device stays suspended with it.
     fn give_up_change(&mut self, id: DeviceId, code: ErrorCode, text: &str) {
         let Some(device) = self.device_mut(id) else { return };
         let Some(mut change) = device.change.take() else { return };
+        if change.is_recovering() {
+            return self.give_up_recovery(id, change, UserError::new(code, text));
+        }
+        let stays_suspended = device.suspended.is_some();
         let swap = change.swap.take();
         let mut unused = None;
         match swap {
@@ -369,10 +419,34 @@ impl Coordinator {
             other => unused = other,
         }
         self.drop_round(change.round);
-        self.tell(id, LaneStep::Unsuspend);
+        if !stays_suspended {
+            self.tell(id, LaneStep::Unsuspend);
+        }
         if let Some(unused) = unused {
             self.discard_table(id, unused);
         }
         self.end_change(id, change, Some(UserError::new(code, text)));
+    }
+
+    /// Ends a resume whose new table is on all lanes, but not ready on some.
+    fn give_up_recovery(&mut self, id: DeviceId, mut change: Change, error: UserError) {
+        self.drop_round(change.round);
+        self.tell(id, LaneStep::GiveUpResume);
+        self.went_live(id, &mut change);
+        if let Some(device) = self.device_mut(id) {
+            device.unsettled = true;
+        }
+        let error =
+            error.hint("the device stays suspended; resume it again, or load another table");
+        self.end_change(id, change, Some(error));
+    }
+
+    /// The table of a change is in its place on all lanes (or will be, before any later command).
+    fn went_live(&mut self, id: DeviceId, change: &mut Change) {
+        let Some(swap) = change.swap.take() else { return };
+        let old = self.device_mut(id).and_then(|device| device.live.replace(swap));
+        if let Some(old) = old {
+            self.release_uses(id, &old.table);
+        }
     }
 }

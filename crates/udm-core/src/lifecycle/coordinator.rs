@@ -347,6 +347,7 @@ impl Coordinator {
             live: None,
             inactive: None,
             suspended: None,
+            unsettled: false,
             opens: 0,
             users: BTreeMap::new(),
             event_nr: 0,

@@ -53,6 +53,9 @@ pub(super) struct Device {
     pub(super) live: Option<Loaded>,
     pub(super) inactive: Option<Loaded>,
     pub(super) suspended: Option<Suspension>,
+    /// Suspended, but targets of the live table may have I/O of their own under way: a resume was
+    /// given up or failed. It is drained before the table is replaced or the device removed.
+    pub(super) unsettled: bool,
     /// Exports and other openers.
     pub(super) opens: u32,
     /// Devices whose tables name this one, with how many of their tables do.

@@ -24,9 +24,12 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use udm_types::{DeviceFeatures, DeviceId, MAX_SECTOR, Nanos, OpSet, QueueLimits, Sector};
+use udm_types::{
+    DeviceFeatures, DeviceId, MAX_SECTOR, Nanos, OpSet, QueueLimits, SECTOR_BYTES, Sector,
+};
 
 /// A device below, found by the name a table line gives.
 #[derive(Clone, Debug)]
@@ -81,6 +84,41 @@ impl BuildCx<'_> {
     pub fn device(&mut self, args: &mut Args<'_>, what: &str) -> Result<DeviceRef, UserError> {
         let name = args.word(what)?;
         self.resolver.resolve(name, self.read_only).map_err(|error| args.previous(error))
+    }
+
+    /// Reads from a device, to look whether it holds what the target needs. `None` where that is
+    /// not possible before a table is live (mapped devices, connections): the target then finds out
+    /// in its `preresume`.
+    ///
+    /// # Errors
+    /// A range beyond the end, and what reading gives.
+    pub fn read_head(
+        &self,
+        device: &DeviceRef,
+        offset_bytes: u64,
+        len_bytes: usize,
+    ) -> Result<Option<Vec<u8>>, UserError> {
+        let end = offset_bytes.checked_add(len_bytes as u64);
+        if end.is_none_or(|end| end > device.len_sectors * SECTOR_BYTES) {
+            let text = format!(
+                "{} is too small: {len_bytes} bytes at byte {offset_bytes} are needed",
+                device.shown
+            );
+            return Err(UserError::new(ErrorCode::DeviceTooSmall, text));
+        }
+        let Some(lower) = &device.lower else { return Ok(None) };
+        let mut bytes = vec![0; len_bytes];
+        match lower.device.read_now(offset_bytes, &mut bytes) {
+            None => Ok(None),
+            Some(Ok(())) => Ok(Some(bytes)),
+            Some(Err(errno)) => {
+                let text = format!(
+                    "{} cannot be read at byte {offset_bytes} (errno {})",
+                    device.shown, errno.0
+                );
+                Err(UserError::new(ErrorCode::DeviceOpen, text))
+            }
+        }
     }
 }
 
@@ -184,6 +222,11 @@ impl Table {
     /// True if `table` needs the targets' counters for the live table.
     pub fn shows_state(&self) -> bool {
         self.targets.iter().any(|target| target.traits.live_table)
+    }
+
+    /// True if a target does I/O or work of its own.
+    pub fn has_own_work(&self) -> bool {
+        self.targets.iter().any(|target| target.traits.own_work)
     }
 
     /// True if a wildcard target stands in the table.

@@ -12,6 +12,7 @@ mod flushes;
 mod held_io;
 mod lanes;
 mod notes;
+mod own_work;
 mod queued_changes;
 mod removal;
 mod request_suspends;

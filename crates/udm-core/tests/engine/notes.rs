@@ -11,7 +11,7 @@ use udm_core::lifecycle::{Request, StatusKind};
 use udm_core::table::{Args, BuildCx};
 use udm_core::target::{DeviceUse, TargetTraits};
 use udm_core::{
-    ErrorCode, Mapped, Registry, Target, TargetConfig, TargetCx, TargetType, UserError,
+    ErrorCode, Mapped, Preresume, Registry, Target, TargetConfig, TargetCx, TargetType, UserError,
 };
 use udm_testkit::{Io, TestWorld};
 use udm_types::{DeviceId, LaneId, Status};
@@ -81,13 +81,13 @@ impl Target for Teller {
         Mapped::Kill(bio)
     }
 
-    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<(), UserError> {
+    fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<Preresume, UserError> {
         // Every lane greets every other: some of them have not put the table in place yet.
         for lane in 0..cx.lanes() {
             cx.tell(LaneId(lane as u16), [self.sent, 0, 0]);
         }
         self.sent += 1;
-        Ok(())
+        Ok(Preresume::Ready)
     }
 
     fn on_note(&mut self, from: LaneId, note: [u64; 3], _cx: &mut TargetCx<'_>) {

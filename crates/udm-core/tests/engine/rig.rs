@@ -15,8 +15,8 @@ use udm_core::lifecycle::{DeviceKey, OnTimeout, Reply, Request, SuspendOptions};
 use udm_core::table::{Args, BuildCx, DeviceRef};
 use udm_core::target::{DeviceUse, TargetTraits, TypeFeatures, remap_linear};
 use udm_core::{
-    Dest, ErrorCode, MapMode, Mapped, Registry, Target, TargetConfig, TargetCx, TargetType,
-    UserError,
+    Dest, ErrorCode, MapMode, Mapped, Preresume, Registry, Target, TargetConfig, TargetCx,
+    TargetType, UserError,
 };
 use udm_testkit::{Io, IoTicket, MemLower, TestWorld, probe_type, request_probe_type};
 use udm_types::{DeviceId, LaneId, Nanos, Op, Sector, Status};
@@ -316,12 +316,12 @@ impl Target for Lab {
         self.calls[2] += 1;
     }
 
-    fn preresume(&mut self, _cx: &mut TargetCx<'_>) -> Result<(), UserError> {
+    fn preresume(&mut self, _cx: &mut TargetCx<'_>) -> Result<Preresume, UserError> {
         self.calls[3] += 1;
         if self.refuses {
             return Err(UserError::new(ErrorCode::PreresumeFailed, "the lab refuses"));
         }
-        Ok(())
+        Ok(Preresume::Ready)
     }
 
     fn resume(&mut self, _cx: &mut TargetCx<'_>) {

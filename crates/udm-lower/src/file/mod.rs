@@ -30,14 +30,14 @@ pub(crate) use state::InodeState;
 use lane::FileLane;
 use rustix::fd::{AsFd, IntoRawFd, OwnedFd};
 use rustix::fs::{FlockOperation, SeekFrom, flock, fstat, seek};
-use rustix::io::{Errno as OsErrno, fcntl_dupfd_cloexec};
+use rustix::io::{Errno as OsErrno, fcntl_dupfd_cloexec, pread};
 use state::{DirectAlign, FileShared};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use udm_core::{LowerCx, LowerDevice, LowerLane};
 use udm_driver::{OpenOptions, OpenedFile, open_file};
-use udm_lane::{Errno, RawHandle};
+use udm_lane::{BUF_ALIGN_BYTES, Buf, Errno, RawHandle};
 use udm_types::{
     DeviceFeatures, MAX_SECTORS_DEFAULT, QueueLimits, SECTOR_BYTES, SECTOR_SHIFT, Sector, UNLIMITED,
 };
@@ -135,6 +135,32 @@ impl LowerDevice for FileDevice {
         let handle = cx.driver().register(RawHandle(fd.into_raw_fd()))?;
         Ok(Box::new(FileLane::new(Arc::clone(&self.shared), handle)))
     }
+
+    fn read_now(&self, offset_bytes: u64, into: &mut [u8]) -> Option<Result<(), Errno>> {
+        Some(read_whole_blocks(&self.lanes[0], offset_bytes, into))
+    }
+}
+
+/// Reads through memory and a range that `O_DIRECT` takes, whatever is asked for.
+fn read_whole_blocks(fd: &OwnedFd, offset_bytes: u64, into: &mut [u8]) -> Result<(), Errno> {
+    const BLOCK_BYTES: u64 = BUF_ALIGN_BYTES as u64;
+    let start = offset_bytes / BLOCK_BYTES * BLOCK_BYTES;
+    let skipped = (offset_bytes - start) as usize;
+    let len = (skipped + into.len()).next_multiple_of(BUF_ALIGN_BYTES).max(BUF_ALIGN_BYTES);
+    let mut buf = Buf::alloc(len);
+    let bytes = buf.get_mut().expect("invariant: a new buffer has one handle");
+    let mut done = 0;
+    while done < skipped + into.len() {
+        match pread(fd, &mut bytes[done..], start + done as u64) {
+            // The end of the file: what was asked for lies beyond it.
+            Ok(0) => return Err(Errno(OsErrno::IO.raw_os_error())),
+            Ok(count) => done += count,
+            Err(error) if error == OsErrno::INTR => {}
+            Err(error) => return Err(Errno(error.raw_os_error())),
+        }
+    }
+    into.copy_from_slice(&bytes[skipped..][..into.len()]);
+    Ok(())
 }
 
 /// Opens a block device so that nobody else can do the same.

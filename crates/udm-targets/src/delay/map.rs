@@ -20,7 +20,7 @@ use crate::leg::LegAt;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use udm_core::bio::{Bio, BioBox};
-use udm_core::{Mapped, Target, TargetCx, UserError};
+use udm_core::{Mapped, Preresume, Target, TargetCx, UserError};
 use udm_types::{BioFlags, Nanos, Op};
 
 /// How many classes there are.
@@ -150,10 +150,10 @@ impl Target for Delay {
         self.delaying = true;
     }
 
-    fn preresume(&mut self, _cx: &mut TargetCx<'_>) -> Result<(), UserError> {
+    fn preresume(&mut self, _cx: &mut TargetCx<'_>) -> Result<Preresume, UserError> {
         // Timers of the time before the suspend are not waited for; see `on_timer`.
         self.classes.iter_mut().for_each(|wait| wait.timer = None);
-        Ok(())
+        Ok(Preresume::Ready)
     }
 
     fn resume(&mut self, _cx: &mut TargetCx<'_>) {

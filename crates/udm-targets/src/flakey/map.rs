@@ -158,7 +158,7 @@ impl Target for Flakey {
     }
 
     fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
-        if cx.noflush_suspending {
+        if cx.noflush_suspending() {
             while let Some(bio) = self.waiting.pop_front() {
                 cx.requeue(bio);
             }

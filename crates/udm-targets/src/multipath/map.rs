@@ -112,10 +112,10 @@ impl Multipath {
         self.path_failed(path, cx);
         let hopeless = self.groups.valid == 0 && !self.queue.on;
         match self.mode {
-            QueueMode::Request if hopeless && !cx.noflush_suspending => Ended::Done(bio),
+            QueueMode::Request if hopeless && !cx.noflush_suspending() => Ended::Done(bio),
             QueueMode::Request if bio.status == Status::Resource => Ended::DelayRequeue(bio),
             QueueMode::Request => Ended::Requeue(bio),
-            QueueMode::Bio if hopeless && cx.noflush_suspending => Ended::Requeue(bio),
+            QueueMode::Bio if hopeless && cx.noflush_suspending() => Ended::Requeue(bio),
             QueueMode::Bio if hopeless => {
                 bio.status = Status::IoErr;
                 Ended::Done(bio)
@@ -167,7 +167,7 @@ impl Target for Multipath {
     }
 
     fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
-        if self.mode == QueueMode::Bio || !cx.noflush_suspending {
+        if self.mode == QueueMode::Bio || !cx.noflush_suspending() {
             let saved = self.queue.on || self.queue.saved;
             self.queue.letting_go = true;
             self.set_queueing(false, saved, cx);

@@ -65,14 +65,14 @@ impl Multipath {
     #[cold]
     pub(super) fn map_without_path(&mut self, mut bio: BioBox, cx: &TargetCx<'_>) -> Mapped {
         match self.mode {
-            QueueMode::Request if self.queue.on || cx.noflush_suspending => {
+            QueueMode::Request if self.queue.on || cx.noflush_suspending() => {
                 return Mapped::DelayRequeue(bio);
             }
             QueueMode::Bio if self.queue.on => {
                 self.queue.hold(bio);
                 return Mapped::Submitted;
             }
-            QueueMode::Bio if cx.noflush_suspending => return Mapped::Requeue(bio),
+            QueueMode::Bio if cx.noflush_suspending() => return Mapped::Requeue(bio),
             QueueMode::Request | QueueMode::Bio => {}
         }
         bio.status = Status::IoErr;
@@ -88,7 +88,7 @@ impl Multipath {
             } else if self.queue.on {
                 self.queue.held.push_front(bio);
                 return;
-            } else if cx.noflush_suspending {
+            } else if cx.noflush_suspending() {
                 cx.requeue(bio);
             } else {
                 cx.complete(bio, Status::IoErr);

@@ -116,7 +116,9 @@ pub fn operations_the_devices_cannot_do_are_refused<C: Case>() {
     // A target that zeroes by itself where its devices cannot is not known yet.
     assert_eq!(world.io(device, Io::write_zeroes(0, 8)).status, Status::NotSupported);
     for (name, _) in C::DEVICES {
-        assert!(world.lower(name).log().is_empty(), "nothing may reach {name}");
+        // A target may have read something of its own.
+        let passed = world.lower(name).log().iter().any(|seen| seen.op != Op::Read);
+        assert!(!passed, "nothing may reach {name}");
     }
     world.assert_quiet();
 }

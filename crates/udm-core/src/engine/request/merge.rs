@@ -118,7 +118,10 @@ impl Requests {
     fn own(&self, bio: &Bio, id: DeviceId) -> Option<u32> {
         match bio.origin {
             Origin::Request(slot) if self.slots[slot as usize].device == id => Some(slot),
-            Origin::Request(_) | Origin::Actor { .. } | Origin::Parent(_) => None,
+            Origin::Request(_)
+            | Origin::Actor { .. }
+            | Origin::Parent(_)
+            | Origin::Target { .. } => None,
         }
     }
 

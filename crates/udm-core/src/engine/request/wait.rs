@@ -126,7 +126,10 @@ impl Engine {
             Origin::Parent(parent) if suspended && self.replayed_with_parent(bio.origin, id) => {
                 self.child_done(parent, bio, true);
             }
-            Origin::Parent(_) | Origin::Actor { .. } | Origin::Request(_) => {
+            Origin::Parent(_)
+            | Origin::Actor { .. }
+            | Origin::Request(_)
+            | Origin::Target { .. } => {
                 self.put_back(id, seq, bio, again);
             }
         }
@@ -249,7 +252,10 @@ impl Engine {
                 Origin::Parent(parent) if self.replayed_with_parent(waiting.bio.origin, id) => {
                     self.child_done(parent, waiting.bio, true);
                 }
-                Origin::Parent(_) | Origin::Actor { .. } | Origin::Request(_) => {
+                Origin::Parent(_)
+                | Origin::Actor { .. }
+                | Origin::Request(_)
+                | Origin::Target { .. } => {
                     kept.push_back(waiting);
                 }
             }
