@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`format`] | lays out a new volume |
 //! | [`check`] | proves every rule of the format |
+//! | [`repair`] | mends what can be mended, and says what could not be saved |
 //! | [`view`], [`log`] | a volume as its checkpoint describes it, and the log behind it |
 //!
 //! Their host is `udm compress` (a file or a block device); tests and fuzzers run them on memory.
@@ -16,12 +17,14 @@
 //! read; a tool that writes stops at the first failure and says where.
 
 use crate::compress::format::geometry::GeometryFault;
+use alloc::string::String;
 use core::fmt;
 use udm_meta::DiskError;
 
 pub mod check;
 pub mod format;
 pub mod log;
+pub mod repair;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod view;
@@ -41,7 +44,7 @@ pub struct Progress {
 pub type Watch<'a> = &'a mut dyn FnMut(Progress);
 
 /// Why a tool gave up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ToolError {
     /// The disk failed.
     Disk(DiskError),
@@ -52,6 +55,15 @@ pub enum ToolError {
         /// The largest possible, in bytes.
         limit_bytes: u64,
     },
+    /// The volume is damaged beyond what can be mended piece by piece.
+    NeedsRebuild(String),
+    /// Durable records are missing from the log; what follows has to be given up.
+    NeedsTruncate {
+        /// The first missing record.
+        sequence: u64,
+    },
+    /// There is nothing to work on.
+    Unusable(String),
     /// The logical size asked for is not a multiple of 4096, or is zero.
     LogicalUneven,
 }
@@ -76,6 +88,13 @@ impl fmt::Display for ToolError {
             ToolError::LogicalTooLarge { limit_bytes } => {
                 write!(f, "the logical size is limited to {limit_bytes} bytes")
             }
+            ToolError::NeedsRebuild(why) => {
+                write!(f, "the map has to be made anew from the records: {why}")
+            }
+            ToolError::NeedsTruncate { sequence } => {
+                write!(f, "record {sequence} of the log is missing, and was durable")
+            }
+            ToolError::Unusable(why) => f.write_str(why),
             ToolError::LogicalUneven => {
                 f.write_str("the logical size is not a positive multiple of 4096 bytes")
             }

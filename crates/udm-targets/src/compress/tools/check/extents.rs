@@ -32,7 +32,7 @@ struct Reference {
 }
 
 /// Verifies all extents. Gives how many there were.
-pub(super) async fn verify(
+pub(in crate::compress::tools) async fn verify(
     disk: &Disk,
     view: &View,
     live: &[u32],
@@ -182,6 +182,7 @@ fn report(view: &View, same: &[Reference], what: &str, findings: &mut Findings) 
         first.block, last.block, place.segment, place.offset_bytes
     );
     findings.damage(Code::Extent, text);
+    same.iter().for_each(|reference| findings.lose_block(reference.block));
 }
 
 /// Two extents that share bytes. Sorted by address, a neighbour that begins too early tells.

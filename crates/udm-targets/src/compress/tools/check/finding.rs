@@ -105,17 +105,51 @@ pub struct Finding {
     pub text: String,
 }
 
-/// Findings as they come.
-pub(super) struct Findings {
+/// Findings as they come, and what of the map they cost.
+pub(in crate::compress::tools) struct Findings {
     kept: Vec<Finding>,
     limit: usize,
     hidden: u64,
     worst: Option<Severity>,
+    lost: Lost,
 }
 
+/// What of the map cannot be believed; for `repair`.
+#[derive(Clone, Debug, Default)]
+pub(in crate::compress::tools) struct Lost {
+    /// Map pages.
+    pub(in crate::compress::tools) pages: Vec<u64>,
+    /// Blocks of other pages.
+    pub(in crate::compress::tools) blocks: Vec<u64>,
+    /// True if there were more blocks than are kept.
+    pub(in crate::compress::tools) is_more: bool,
+}
+
+/// Lost blocks that are kept: 32 MiB of numbers.
+const LOST_BLOCKS_MAX: usize = 4 << 20;
+
 impl Findings {
-    pub(super) fn new(limit: usize) -> Findings {
-        Findings { kept: Vec::new(), limit, hidden: 0, worst: None }
+    pub(in crate::compress::tools) fn new(limit: usize) -> Findings {
+        Findings { kept: Vec::new(), limit, hidden: 0, worst: None, lost: Lost::default() }
+    }
+
+    /// A map page is damaged.
+    pub(super) fn lose_page(&mut self, page: u64) {
+        self.lost.pages.push(page);
+    }
+
+    /// A block's map entry, or what it means, is damaged.
+    pub(super) fn lose_block(&mut self, block: u64) {
+        if self.lost.blocks.len() < LOST_BLOCKS_MAX {
+            self.lost.blocks.push(block);
+        } else {
+            self.lost.is_more = true;
+        }
+    }
+
+    /// What of the map cannot be believed, taken.
+    pub(in crate::compress::tools) fn take_lost(&mut self) -> Lost {
+        core::mem::take(&mut self.lost)
     }
 
     pub(super) fn normal(&mut self, code: Code, text: fmt::Arguments<'_>) {
@@ -139,8 +173,8 @@ impl Findings {
         }
     }
 
-    pub(super) fn into_report(self, counts: Counts) -> CheckReport {
-        let Findings { kept: findings, limit: _, hidden, worst } = self;
+    pub(in crate::compress::tools) fn into_report(self, counts: Counts) -> CheckReport {
+        let Findings { kept: findings, limit: _, hidden, worst, lost: _ } = self;
         CheckReport { counts, findings, hidden, worst }
     }
 }

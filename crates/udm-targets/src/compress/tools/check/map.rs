@@ -5,9 +5,9 @@
 //! taken. Whether the extent is there is for `extents.rs`; the counts are compared by `table.rs`.
 
 use super::{Code, Counts, Findings};
+use crate::compress::format::MapEntry;
 use crate::compress::format::geometry::MAP_ENTRIES;
 use crate::compress::format::map::{MapExtent, map_word};
-use crate::compress::format::{MapEntry, SegmentEntry};
 use crate::compress::tools::view::View;
 use crate::compress::tools::{Progress, Watch};
 use alloc::vec::Vec;
@@ -36,15 +36,15 @@ pub(super) fn misplaced(view: &View, extent: &MapExtent) -> Option<&'static str>
 }
 
 /// Goes through the map. Gives the live blocks of each segment.
-pub(super) async fn count(
+pub(in crate::compress::tools) async fn count(
     disk: &Disk,
     view: &View,
-    table: &[Option<SegmentEntry>],
+    segments: usize,
     counts: &mut Counts,
     findings: &mut Findings,
     watch: Watch<'_>,
 ) -> Vec<u32> {
-    let mut live = alloc::vec![0_u32; table.len()];
+    let mut live = alloc::vec![0_u32; segments];
     let geometry = &view.superblock.geometry;
     let (first, end) = (geometry.segment_pages, view.checkpoint.slots.page_count());
     let mut visit = |page: u64, body: Result<&[u8], _>| {
@@ -54,6 +54,7 @@ pub(super) async fn count(
             Ok(body) => count_page(view, page, body, &mut live, counts, findings),
             Err(fault) => {
                 findings.damage(Code::MapPage, format_args!("map page {page} {fault}"));
+                findings.lose_page(page);
             }
         }
     };
@@ -83,12 +84,14 @@ fn count_page(
             Err(word) => {
                 let text = format_args!("block {block} has the impossible word {word:#018x}");
                 findings.damage(Code::MapEntry, text);
+                findings.lose_block(block);
                 continue;
             }
         };
         if entry != MapEntry::Hole && block >= view.checkpoint.head.logical_blocks {
             let text = format_args!("block {block} is mapped and beyond the volume's end");
             findings.damage(Code::MapEntry, text);
+            findings.lose_block(block);
         }
         match entry {
             MapEntry::Hole => {}
@@ -102,6 +105,7 @@ fn count_page(
                 }
                 if let Some(what) = misplaced(view, &extent) {
                     findings.damage(Code::MapEntry, format_args!("block {block} {what}"));
+                    findings.lose_block(block);
                 }
             }
         }

@@ -20,17 +20,18 @@
 
 use super::Watch;
 use super::view::{self, OpenFault};
+use crate::compress::format::SegmentEntry;
 use alloc::vec::Vec;
-use finding::Findings;
 use udm_meta::Disk;
 
-mod extents;
+pub(super) mod extents;
 pub mod finding;
-mod map;
+pub(super) mod map;
 mod table;
 mod tail;
 
 pub use finding::{Code, Finding, Severity};
+pub(super) use finding::{Findings, Lost};
 
 /// How thoroughly to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,20 +105,32 @@ pub async fn check(disk: &Disk, request: &CheckRequest, watch: Watch<'_>) -> Che
             counts.logical_blocks = view.checkpoint.head.logical_blocks;
             counts.segments = u64::from(view.checkpoint.head.segments);
             table::copies(&view, disk.len_bytes(), &mut findings);
-            let table = table::read(disk, &view, &mut findings).await;
-            let live = map::count(disk, &view, &table, &mut counts, &mut findings, watch).await;
-            table::compare(&view, &table, &live, &mut findings);
-            counts.live_segments = live.iter().filter(|live| **live > 0).count() as u64;
-            if request.reads_extents {
-                let budget = request.memory_bytes;
-                counts.extents =
-                    extents::verify(disk, &view, &live, budget, &mut findings, watch).await;
-            }
-            tail::follow(disk, &view, &live, &mut counts, &mut findings, watch).await;
+            examine(disk, &view, request, &mut counts, &mut findings, watch).await;
         }
         Err(fault) => nothing_to_see(&fault, &mut findings),
     }
     findings.into_report(counts)
+}
+
+/// All of the check behind the superblock. Gives the segment table as it was found.
+pub(super) async fn examine(
+    disk: &Disk,
+    view: &view::View,
+    request: &CheckRequest,
+    counts: &mut Counts,
+    findings: &mut Findings,
+    watch: Watch<'_>,
+) -> Vec<Option<SegmentEntry>> {
+    let table = table::read(disk, view, findings).await;
+    let live = map::count(disk, view, table.len(), counts, findings, watch).await;
+    table::compare(view, &table, &live, findings);
+    counts.live_segments = live.iter().filter(|live| **live > 0).count() as u64;
+    if request.reads_extents {
+        let budget = request.memory_bytes;
+        counts.extents = extents::verify(disk, view, &live, budget, findings, watch).await;
+    }
+    tail::follow(disk, view, &live, counts, findings, watch).await;
+    table
 }
 
 fn nothing_to_see(fault: &OpenFault, findings: &mut Findings) {
