@@ -530,7 +530,7 @@ fn json_of_every_verb_keeps_to_the_published_schema() {
     }
     let volume = place.text("volume");
     fs::File::create(&volume).and_then(|file| file.set_len(32 << 20)).expect("a file");
-    for tool in ["format", "check"] {
+    for tool in ["format", "check", "stat", "dump", "repair"] {
         let value = json_of(&place.udm(&["--json", "compress", tool, &volume]).ok());
         check_schema(&schema, &schema, &value, tool);
     }

@@ -60,7 +60,7 @@ pub enum AlignArg {
     Bytes4096,
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     let sectors = parse_size_sectors(text).map_err(|error| error.message().to_owned())?;
     Ok(sectors * SECTOR_BYTES)
 }
@@ -151,7 +151,15 @@ fn refuse_known(path: &std::path::Path, device: &Device) -> Result<(), UserError
 /// A tool's error in the user's terms.
 pub(super) fn told(error: &ToolError) -> UserError {
     match error {
-        ToolError::Disk(_) => UserError::new(ErrorCode::VolumeUnusable, error.to_string()),
+        ToolError::Disk(_) | ToolError::Unusable(_) => {
+            UserError::new(ErrorCode::VolumeUnusable, error.to_string())
+        }
+        ToolError::NeedsRebuild(_) => UserError::new(ErrorCode::VolumeUnusable, error.to_string())
+            .hint("`udm compress repair --write --rebuild` does it"),
+        ToolError::NeedsTruncate { .. } => {
+            UserError::new(ErrorCode::VolumeUnusable, error.to_string())
+                .hint("--truncate gives up what follows; copy the device first")
+        }
         ToolError::Geometry(_) | ToolError::LogicalTooLarge { .. } | ToolError::LogicalUneven => {
             UserError::new(ErrorCode::VolumeSizes, error.to_string())
         }

@@ -13,9 +13,12 @@
 
 mod check;
 mod device;
+mod dump;
 mod format;
 mod progress;
+mod repair;
 mod signature;
+mod stat;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +49,12 @@ pub enum CompressTool {
     Format(format::FormatArgs),
     /// Prove every rule of the format, and list what does not hold.
     Check(check::CheckArgs),
+    /// Mend what is damaged, and say what could not be saved.
+    Repair(repair::RepairArgs),
+    /// Show what is on a volume, piece by piece.
+    Dump(dump::DumpArgs),
+    /// What a volume is and how full it is.
+    Stat(stat::StatArgs),
 }
 
 /// The device of a tool.
@@ -64,6 +73,9 @@ pub(crate) fn run(args: &CompressArgs, output: &mut Output) -> Result<(), Failur
     match &args.tool {
         CompressTool::Format(args) => format::run(args, output),
         CompressTool::Check(args) => check::run(args, output),
+        CompressTool::Repair(args) => repair::run(args, output),
+        CompressTool::Dump(args) => dump::run(args, output),
+        CompressTool::Stat(args) => stat::run(args, output),
     }
 }
 

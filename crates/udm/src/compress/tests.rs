@@ -75,6 +75,33 @@ fn damage_is_told_with_exit_code_1() {
 }
 
 #[test]
+fn a_volume_is_described_dumped_and_mended() {
+    let place = tempfile::tempdir().expect("folder");
+    let path = image(&place, 32 << 20);
+    assert_eq!(code(tool(&["stat"], &path).expect_err("nothing")), "UDM-0702");
+    let made = tool(&["format"], &path).expect("formatted");
+    let stat = tool(&["stat"], &path).expect("described");
+    assert_eq!(stat["stat"]["uuid"], made["volume"]["uuid"]);
+    assert_eq!(stat["stat"]["used_segments"], 0);
+    let dump = tool(&["dump", "--segments", "--map", "--log"], &path).expect("dumped");
+    let kinds: Vec<_> =
+        dump["dump"].as_array().expect("items").iter().map(|i| &i["kind"]).collect();
+    assert_eq!(kinds, ["superblock", "checkpoint"]);
+    let idle = tool(&["repair"], &path).expect("sound");
+    assert_eq!(idle["repair"]["wrote"], false);
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+    file.write_all_at(b"x", 100).expect("written");
+    assert_eq!(tool(&["repair"], &path).expect_err("not touched").exit, 1);
+    let mended = tool(&["repair", "--write"], &path).expect("mended");
+    assert_eq!(
+        (&mended["repair"]["wrote"], &mended["repair"]["checkpoint"]),
+        (&true.into(), &2.into())
+    );
+    let checked = tool(&["check"], &path).expect("sound");
+    assert_eq!(checked["check"]["checkpoint"], 2);
+}
+
+#[test]
 fn what_is_in_use_is_left_alone() {
     let place = tempfile::tempdir().expect("folder");
     let path = image(&place, 32 << 20);
@@ -102,7 +129,10 @@ fn compressors_are_parsed() {
         let line = Line::try_parse_from(["compress", "format", "--compressor", name, "x"]).ok()?;
         match line.args.tool {
             CompressTool::Format(args) => Some((args.compressor.0.name(), args.compressor.1)),
-            CompressTool::Check(_) => None,
+            CompressTool::Check(_)
+            | CompressTool::Repair(_)
+            | CompressTool::Dump(_)
+            | CompressTool::Stat(_) => None,
         }
     };
     assert_eq!(parse("zstd"), Some(("zstd", 0)));

@@ -5,6 +5,7 @@
 //! | [`format`] | lays out a new volume |
 //! | [`check`] | proves every rule of the format |
 //! | [`repair`] | mends what can be mended, and says what could not be saved |
+//! | [`dump`], [`stat`] | show what is there: everything, or the numbers |
 //! | [`view`], [`log`] | a volume as its checkpoint describes it, and the log behind it |
 //!
 //! Their host is `udm compress` (a file or a block device); tests and fuzzers run them on memory.
@@ -22,11 +23,13 @@ use core::fmt;
 use udm_meta::DiskError;
 
 pub mod check;
+pub mod dump;
 pub mod format;
 pub mod log;
 pub mod repair;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod stat;
 pub mod view;
 
 /// How far a tool is.
