@@ -4,7 +4,8 @@
 //! freeze          changes so far are set aside; c is the next sequence
 //! merge           each page they touch: read, subtract old, add new, write to the other slot
 //! segment table   likewise, from the counts at c
-//! flush           pages are durable
+//! wait            every record before c is written
+//! flush           pages and records are durable
 //! slot            the checkpoint itself, to the slot of the one before the last
 //! flush           it is durable: from here on it is the truth
 //! commit          one step: slots, counts, dead segments
@@ -18,6 +19,7 @@
 //! and is as alive as can be; the table calls it free, as it was, and recovery learns of it from
 //! the records.
 
+use super::commit;
 use super::delta::Delta;
 use super::log::LogPoint;
 use super::options::Trouble;
@@ -71,6 +73,8 @@ struct Merge {
     counts: Vec<LiveCount>,
     dead: Vec<u32>,
     segment_sums: Vec<u64>,
+    /// New images of pages that are in the cache, to take their places.
+    fresh: Vec<(u64, PageBytes)>,
 }
 
 /// A page on its way: its old contents, or their reading.
@@ -86,11 +90,11 @@ pub(super) async fn checkpoint(core: &Rc<Core>) -> Result<(), Halt> {
     merge_map(core, &mut merge).await?;
     merge_segments(core, &mut merge).await?;
     core.check_stop()?;
-    flush(core).await?;
+    make_durable(core, &merge).await?;
     let head = head_of(core, &merge);
     write_slot(core, merge.number, head, &merge.slots).await?;
     flush(core).await?;
-    let forgotten = commit(core, merge, head);
+    let forgotten = settle(core, merge, head);
     forget(forgotten).await;
     Ok(())
 }
@@ -119,6 +123,7 @@ fn begin(core: &Core) -> Merge {
         counts: live.segments.live(),
         dead: Vec::new(),
         segment_sums: live.segment_sums.clone(),
+        fresh: Vec::new(),
     }
 }
 
@@ -238,7 +243,13 @@ fn merge_page(
         merge.slots.set(page, None);
         return Ok(None);
     }
-    write_page(core, merge, name, &mut image).map(Some)
+    let write = write_page(core, merge, name, &mut image)?;
+    // What is used stays in memory; twice for the rest of the checkpoint, so not without a bound.
+    let mut live = core.live.borrow_mut();
+    if merge.fresh.len() < live.map.cache_limit() / 4 && live.map.cached(page).is_some() {
+        merge.fresh.push((page, Rc::new(image)));
+    }
+    Ok(Some(write))
 }
 
 /// One block less where it was, one more where it is.
@@ -368,6 +379,21 @@ fn head_of(core: &Core, merge: &Merge) -> CheckpointHead {
     }
 }
 
+/// Makes all that the checkpoint will speak of durable: pages, and the records before c.
+async fn make_durable(core: &Rc<Core>, merge: &Merge) -> Result<(), Halt> {
+    let last = merge.point.next_sequence - 1;
+    if !commit::wait_written(core, last).await.is_ok() {
+        // Its writer has said why.
+        return Err(Halt::Stopped);
+    }
+    flush(core).await?;
+    let mut live = core.live.borrow_mut();
+    live.log.durable = live.log.durable.max(last);
+    drop(live);
+    core.durable.notify();
+    Ok(())
+}
+
 /// Makes what was written durable.
 async fn flush(core: &Core) -> Result<(), Halt> {
     if core.port.options.has_volatile_cache {
@@ -393,12 +419,15 @@ async fn write_slot(
 }
 
 /// The checkpoint is the truth from here on.
-fn commit(core: &Core, merge: Merge, head: CheckpointHead) -> Option<Rc<Delta>> {
+fn settle(core: &Core, merge: Merge, head: CheckpointHead) -> Option<Rc<Delta>> {
     add(&core.port.tally.checkpoints, 1);
     add(&core.port.tally.segments_freed, merge.dead.len() as u64);
     let mut live = core.live.borrow_mut();
     let live = &mut *live;
     let forgotten = live.map.commit(merge.slots);
+    for (page, image) in merge.fresh {
+        live.map.insert(page, image);
+    }
     live.segments.settle(&merge.counts, &merge.dead, merge.point.next_sequence);
     live.frozen_at = None;
     live.checkpoint_number = merge.number;

@@ -78,8 +78,8 @@ pub struct Volume {
 enum Stop {
     /// Nobody asked for one.
     No,
-    /// Under way; with a flush at the end?
-    Asked { flush: bool, task: TaskId },
+    /// Under way: first the background ends, then the log is brought to the disk by a task.
+    Asked { flush: bool, task: Option<TaskId> },
     /// Nothing is under way.
     Stopped,
 }
@@ -212,16 +212,22 @@ impl Volume {
     /// it is durable. The host submits nothing until [`Volume::start`].
     pub fn request_stop(&mut self, flush: bool) {
         let Some(core) = &self.core else {
+            // A recovery under way goes on; it changes nothing that a crash would not.
             self.stop = Stop::Stopped;
             return;
         };
         core.live.borrow_mut().is_stopping = true;
         core.wake_all();
-        if let Stop::Asked { task, .. } = self.stop {
+        self.forget_stop();
+        self.stop = Stop::Asked { flush, task: None };
+    }
+
+    /// A stop under way is given up.
+    fn forget_stop(&mut self) {
+        if let Stop::Asked { task: Some(task), .. } = self.stop {
             self.tasks.abort(task);
         }
-        let task = self.tasks.spawn(stop(Rc::clone(core), flush));
-        self.stop = Stop::Asked { flush, task };
+        self.stop = Stop::No;
     }
 
     /// True when a stop is through.
@@ -230,20 +236,21 @@ impl Volume {
     }
 
     fn look_at_stop(&mut self) {
-        let Stop::Asked { task, .. } = self.stop else { return };
-        let is_through = !self.tasks.is_alive(task)
-            && !self.background.iter().flatten().any(|task| self.tasks.is_alive(*task));
-        if is_through {
-            self.stop = Stop::Stopped;
+        let (Stop::Asked { flush, task }, Some(core)) = (self.stop, &self.core) else { return };
+        match task {
+            Some(task) if !self.tasks.is_alive(task) => self.stop = Stop::Stopped,
+            Some(_) => {}
+            None if self.background.iter().flatten().any(|task| self.tasks.is_alive(*task)) => {}
+            None => {
+                let task = Some(self.tasks.spawn(stop(Rc::clone(core), flush)));
+                self.stop = Stop::Asked { flush, task };
+            }
         }
     }
 
     /// Goes on after a stop, or gives it up.
     pub fn start(&mut self) {
-        if let Stop::Asked { task, .. } = self.stop {
-            self.tasks.abort(task);
-        }
-        self.stop = Stop::No;
+        self.forget_stop();
         self.start_background();
     }
 

@@ -91,6 +91,11 @@ impl Map {
         }
     }
 
+    /// Pages the cache has room for.
+    pub(super) fn cache_limit(&self) -> usize {
+        self.cache.limit
+    }
+
     /// A cached page.
     pub(super) fn cached(&mut self, page: u64) -> Option<PageBytes> {
         self.cache.get(page)

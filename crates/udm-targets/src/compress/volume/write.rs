@@ -331,12 +331,21 @@ fn try_accept(
 impl Core {
     /// Appends pieces as planned in this very step.
     fn append(&self, plan: &Plan, pieces: &[Piece], is_cleaner: bool) -> u64 {
-        let sequence = self.with_log(|log, ground| log.append(plan, pieces, is_cleaner, ground));
+        let (was_open, sequence, is_open) = self.with_log(|log, ground| {
+            let before = (log.has_open(), log.sealed());
+            let sequence = log.append(plan, pieces, is_cleaner, ground);
+            (before, sequence, (log.has_open(), log.sealed()))
+        });
         let stored: u64 = pieces.iter().map(|piece| piece.payload.len() as u64).sum();
         let tally = &self.port.tally;
         add(if is_cleaner { &tally.gc_bytes } else { &tally.stored_bytes }, stored);
-        self.sealed.notify();
-        self.background.notify();
+        if was_open != is_open {
+            self.sealed.notify();
+        }
+        // Whatever the background waits for moves with the segments, or is asked for.
+        if plan.segments > 0 || self.live.borrow().space_retry {
+            self.background.notify();
+        }
         sequence
     }
 

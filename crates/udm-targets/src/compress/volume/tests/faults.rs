@@ -197,3 +197,38 @@ fn a_start_before_the_stop_is_through_gives_it_up() {
     world.checkpoint();
     world.assert_sound();
 }
+
+#[test]
+fn a_checkpoint_waits_for_the_records_it_speaks_of() {
+    let mut world = World::small();
+    world.write(0, &data(2, 1));
+    // The record is on its way and stays there; everything else is done.
+    world.stall_writes_from = Some(world.data_offset());
+    world.volume.checkpoint();
+    world.run();
+    assert_eq!(world.volume.counters().counts.checkpoints, 0);
+    world.stall_writes_from = None;
+    world.run();
+    assert_eq!(world.volume.counters().counts.checkpoints, 1);
+    assert_eq!(world.flush(), Status::Ok);
+}
+
+#[test]
+fn after_a_failed_record_no_checkpoint_is_made() {
+    let mut world = World::small();
+    world.write(0, &data(2, 1));
+    let from = world.data_offset();
+    world.script = Some(Box::new(move |op| {
+        (is_write(op.kind) && op.offset_bytes >= from).then_some(Status::Medium)
+    }));
+    world.volume.checkpoint();
+    world.run();
+    assert!(matches!(world.volume.state(), State::ReadOnly(Trouble::Disk(_))));
+    world.script = None;
+    world.volume.checkpoint();
+    world.run();
+    assert_eq!(world.volume.counters().counts.checkpoints, 0);
+    let mut world = world.reopen();
+    assert_eq!(world.read(0, BLOCK), Ok(alloc::vec![0; BLOCK as usize]));
+    world.assert_sound();
+}

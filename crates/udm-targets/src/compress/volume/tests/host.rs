@@ -86,6 +86,8 @@ pub(super) struct World {
     pub(super) budget: u64,
     /// Operations are taken and not done.
     pub(super) is_stalled: bool,
+    /// Writes from this offset on are taken and not done.
+    pub(super) stall_writes_from: Option<u64>,
     taken: VecDeque<DiskOp>,
     pub(super) options: Options,
     next_ticket: u64,
@@ -136,6 +138,7 @@ impl World {
             script: None,
             budget: u64::MAX,
             is_stalled: false,
+            stall_writes_from: None,
             taken: VecDeque::new(),
             options,
             next_ticket: 0,
@@ -165,9 +168,7 @@ impl World {
             while let Some(op) = self.disk.next_op() {
                 self.taken.push_back(op);
             }
-            if !self.is_stalled && !self.taken.is_empty() {
-                let at = self.order.as_mut().map_or(0, |rng| rng.usize(..self.taken.len()));
-                let op = self.taken.remove(at).expect("some are there");
+            if let Some(op) = self.next_taken() {
                 if self.budget == 0 {
                     return false;
                 }
@@ -177,6 +178,29 @@ impl World {
                 return true;
             }
         }
+    }
+
+    fn next_taken(&mut self) -> Option<DiskOp> {
+        let from = self.stall_writes_from.unwrap_or(u64::MAX);
+        let is_held =
+            |op: &DiskOp| matches!(op.kind, DiskOpKind::Write { .. }) && op.offset_bytes >= from;
+        let (held, free): (VecDeque<_>, VecDeque<_>) =
+            self.taken.drain(..).partition(|op| is_held(op));
+        self.taken = free;
+        let op = match self.is_stalled || self.taken.is_empty() {
+            true => None,
+            false => {
+                let at = self.order.as_mut().map_or(0, |rng| rng.usize(..self.taken.len()));
+                self.taken.remove(at)
+            }
+        };
+        self.taken.extend(held);
+        op
+    }
+
+    /// Where segments begin.
+    pub(super) fn data_offset(&self) -> u64 {
+        self.volume.superblock().expect("it serves").geometry.data_offset_bytes
     }
 
     fn serve(&mut self, op: DiskOp) {
