@@ -390,7 +390,6 @@ fn head_of(core: &Core, merge: &Merge) -> CheckpointHead {
         flags: CheckpointFlags::empty(),
         live_units: total(|count| count.units),
         live_blocks: total(|count| count.blocks),
-        ..live.checkpoint
     }
 }
 
