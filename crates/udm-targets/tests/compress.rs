@@ -126,18 +126,104 @@ fn a_device_without_a_volume_is_refused_when_it_is_loaded_or_else_when_resumed()
 }
 
 #[test]
-fn a_line_longer_than_the_volume_is_refused_with_both_sizes() {
+fn the_volume_grows_to_the_line_under_load_and_shrinks_when_told() {
+    let mut world = world();
+    let dm = world.create("t", "0 2048 compress d0");
+    let early = world.submit(1, dm, Io::write_pattern(2040, 8, 1));
+    world.load(dm, "0 2053 compress d0");
+    let swap = start_resume(&mut world, dm, options(true));
+    world.run();
+    assert!(world.answer(swap).is_some_and(|answer| answer.is_ok()));
+    world.settle();
+    assert_eq!(world.done(early).expect("back").status, Status::Ok);
+    assert_eq!(world.status(dm).len_sectors, 2053);
+    assert_eq!(world.io_on(2, dm, Io::write_pattern(2045, 8, 2)).status, Status::Ok);
+    let blocks = |world: &mut TestWorld| number(world, dm, "logical_blocks");
+    assert_eq!(blocks(&mut world), 257);
+    // A shorter line hides the rest; only the message gives it up.
+    world.swap(dm, "0 1024 compress d0", true);
+    world.swap(dm, "0 2053 compress d0", true);
+    assert_eq!(world.io(dm, Io::read(2045, 8)).bytes, pattern(2045, 8, 2));
+    world.swap(dm, "0 1024 compress d0", true);
+    assert!(world.message(dm, 0, &["shrink"]).is_ok());
+    world.settle();
+    assert_eq!(blocks(&mut world), 128);
+    world.swap(dm, "0 2053 compress d0", true);
+    assert_eq!(world.io(dm, Io::read(2045, 8)).bytes, vec![0; 4096]);
+    world.assert_quiet();
+    assert_clean(world.lower("d0"));
+}
+
+#[test]
+fn a_line_longer_than_the_volume_can_become_is_refused() {
     let mut world = world();
     let dm = world.create_empty("t");
-    world.load(dm, "0 2049 compress d0");
+    world.load(dm, "0 20480000 compress d0");
     let resume = start_resume(&mut world, dm, options(true));
     let (code, text) = refused(&mut world, resume);
-    assert_eq!(code, ErrorCode::VolumeUnusable);
-    assert!(text.contains("2048") && text.contains("2049"), "{text}");
+    assert_eq!(code, ErrorCode::VolumeUnusable, "{text}");
+    assert!(text.contains("20480000"), "{text}");
     world.load(dm, "0 2048 compress d0");
     world.resume(dm);
     assert_eq!(mode(&mut world, dm), "ok");
     world.assert_quiet();
+    assert_clean(world.lower("d0"));
+}
+
+/// Writes that wait for space hold no noflush suspend up: they are done on the new table.
+#[test]
+fn writes_that_wait_for_space_are_pushed_back_by_a_noflush_suspend() {
+    let mut world = TestWorld::new(udm_targets::registry(), 2);
+    let small = world.add_lower("small", 3000);
+    volumes::prepare(&small, 3000, 4096);
+    let dm = world.create("t", "0 4096 compress small 2 queue_if_no_space 3600");
+    let mut waiting = Vec::new();
+    for sector in (0..4096).step_by(64) {
+        // Patterns do not compress to nothing, so the disk is full long before the volume.
+        let io = Io::write(sector, noise(64, sector));
+        waiting.push((sector, world.submit((sector / 64 % 2) as u16, dm, io)));
+        world.run();
+    }
+    world.advance(Nanos::from_secs(60));
+    let answered = |world: &mut TestWorld, ticket| world.done(ticket).map(|done| done.status);
+    waiting.retain(|&(_, ticket)| match answered(&mut world, ticket) {
+        Some(status) => {
+            assert_eq!(status, Status::Ok);
+            false
+        }
+        None => true,
+    });
+    assert!(waiting.len() > 4, "the disk is full");
+    assert_eq!(mode(&mut world, dm), "out_of_space");
+    world.suspend(dm, true);
+    assert_eq!(world.census().held, waiting.len() as u64);
+    world.load(dm, "0 4096 compress small 1 error_if_no_space");
+    world.resume(dm);
+    world.settle();
+    for (sector, ticket) in waiting {
+        let done = world.done(ticket).expect("by the new table's rule");
+        assert_eq!(done.status, Status::NoSpace, "{sector}");
+    }
+    world.assert_quiet();
+    assert_clean(world.lower("small"));
+}
+
+/// Bytes that do not compress.
+fn noise(sectors: u64, seed: u64) -> Vec<u8> {
+    let mut random = seed + 1;
+    let words = (0..sectors * 64).flat_map(|_| {
+        random = mix(random);
+        random.to_le_bytes()
+    });
+    words.collect()
+}
+
+/// A number that `stats` tells.
+#[track_caller]
+fn number(world: &mut TestWorld, dm: DeviceId, name: &str) -> u64 {
+    let stats = world.message(dm, 0, &["stats"]).expect("known").expect("an answer");
+    let mut words = stats.split(' ').skip_while(|word| *word != name);
+    words.nth(1).and_then(|word| word.parse().ok()).expect("a number")
 }
 
 #[test]
@@ -259,17 +345,15 @@ fn messages_reach_the_volume_and_not_a_suspended_one() {
     let mut world = world();
     let dm = world.create("t", "0 2048 compress d0");
     assert_eq!(world.io(dm, Io::write_pattern(0, 64, 1)).status, Status::Ok);
-    let checkpoint = |world: &mut TestWorld| -> u64 {
-        let stats = world.message(dm, 0, &["stats"]).expect("known").expect("an answer");
-        let mut words = stats.split(' ').skip_while(|word| *word != "checkpoint");
-        words.nth(1).and_then(|word| word.parse().ok()).expect("a number")
-    };
+    let checkpoint = |world: &mut TestWorld| number(world, dm, "checkpoint");
     let before = checkpoint(&mut world);
     assert!(world.message(dm, 0, &["checkpoint"]).is_ok());
     world.settle();
     assert_eq!(checkpoint(&mut world), before + 1);
-    assert!(world.message(dm, 0, &["gc", "1"]).is_ok());
-    world.settle();
+    for words in [&["gc", "1"][..], &["scrub"]] {
+        assert!(world.message(dm, 0, words).is_ok());
+        world.settle();
+    }
     for bad in [&["gc"][..], &["gc", "x"], &["gc", "0"], &["checkpoint", "now"]] {
         assert!(world.message(dm, 0, bad).is_err(), "{bad:?}");
     }

@@ -8,10 +8,12 @@
 //!   on_turn -> Volume::turn -> operations: submit_own; ends: complete; events; timer
 //!   on_own_bio -> Disk::complete                      want_turn
 //! ```
-//! Suspends: bios end by themselves; `settle` stops the work in the background and brings what was
+//! Suspends: bios end by themselves, or go back to be mapped again if they were not accepted yet
+//! and the suspend is noflush; `settle` stops the work in the background and brings what was
 //! accepted into the log, and without noflush makes it durable. The instance keeps its volume, and
 //! `resume` goes on. A new instance opens the volume anew in `preresume`, which is a recovery:
-//! there is no other way to begin, so nothing has to be handed from table to table.
+//! there is no other way to begin, so nothing has to be handed from table to table. Before the
+//! resume is reported the volume also grows to what the table line and the device below are now.
 //!
 //! Rules. Nothing here decides anything about data. An own I/O that the device refuses is the
 //! volume's business, too.
@@ -21,8 +23,9 @@
 //! new recovery may begin before they have ended, or they would land on top of it.
 
 use super::args::{Line, fits};
+use super::format::BLOCK_BYTES;
 use super::status;
-use super::volume::{Event, Request, State, Volume};
+use super::volume::{Event, Request, ResizeFault, Sizes, State, Volume};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -35,6 +38,9 @@ use udm_types::{BioFlags, LaneId, Nanos, Op, SECTOR_BYTES, SECTOR_SHIFT, Status}
 
 /// The lane that has the volume: the one whose answer to a message is shown.
 const HOME: LaneId = LaneId(0);
+
+/// A device that is larger by less than this is not worth a resize: no segment would fit.
+const GROWTH_MIN_BYTES: u64 = 1 << 16;
 
 /// An instance on a lane.
 pub(super) struct Compress {
@@ -50,6 +56,8 @@ pub(super) struct Compress {
     bios: Vec<Option<BioBox>>,
     free: Vec<u32>,
     stage: Stage,
+    /// From `presuspend` to `resume`.
+    is_suspending: bool,
     is_out_of_space: bool,
     timer_at: Option<Nanos>,
 }
@@ -61,6 +69,8 @@ enum Stage {
     Idle,
     /// A resume waits for the volume to be recovered.
     Recovering,
+    /// A resume waits for it to have its new sizes.
+    Growing,
     /// Serving.
     Running,
     /// A suspend waits for the volume to stop.
@@ -79,6 +89,7 @@ impl Compress {
             bios: Vec::new(),
             free: Vec::new(),
             stage: Stage::Idle,
+            is_suspending: false,
             is_out_of_space: false,
             timer_at: None,
         }
@@ -104,6 +115,9 @@ impl Compress {
 
     /// A bio of any lane: becomes a request.
     fn accept(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) {
+        if self.is_suspending && cx.noflush_suspending() {
+            return cx.requeue(bio);
+        }
         let Some(volume) = &mut self.volume else {
             return cx.complete(bio, Status::IoErr);
         };
@@ -161,6 +175,14 @@ impl Compress {
 
     /// Takes out what the volume has to say.
     fn drain(&mut self, cx: &mut TargetCx<'_>) {
+        if self.stage == Stage::Running {
+            // The end of a shrink: its size is in `stats`, and a fault left everything as it was.
+            while let Some(outcome) = self.volume.as_mut().and_then(Volume::next_resized) {
+                if outcome.is_err() {
+                    cx.raise_event();
+                }
+            }
+        }
         while let Some(op) = self.disk.next_op() {
             self.start(op, cx);
         }
@@ -202,18 +224,26 @@ impl Compress {
         match self.stage {
             Stage::Recovering => {
                 let Some(volume) = &self.volume else { return };
-                let outcome = match volume.state() {
-                    State::Recovering => return,
-                    State::Serving | State::ReadOnly(_) => self.check(volume, cx),
-                    State::Failed(trouble) => Err(self.refuse(&format!("{trouble}"))),
-                };
-                if outcome.is_err() {
-                    self.volume = None;
+                match volume.state() {
+                    State::Recovering => {}
+                    State::Serving | State::ReadOnly(_) => self.recovered(cx),
+                    State::Failed(trouble) => {
+                        self.ready(Err(self.refuse(&format!("{trouble}"))), cx);
+                    }
                 }
-                self.stage = Stage::Idle;
-                cx.end_work();
-                cx.resume_ready(outcome);
             }
+            Stage::Growing => match self.volume.as_mut().and_then(Volume::next_resized) {
+                None => {}
+                Some(Ok(())) => self.ready(Ok(()), cx),
+                // It serves as it was; that it could be larger is no reason to stop it.
+                Some(Err(ResizeFault::DiskTooLarge)) if self.missing_sectors(cx) == 0 => {
+                    self.ready(Ok(()), cx);
+                }
+                Some(Err(fault)) => {
+                    let why = format!("it cannot have {} sectors: {fault}", cx.len_sectors());
+                    self.ready(Err(self.refuse(&why)), cx);
+                }
+            },
             Stage::Stopping if self.volume.as_ref().is_none_or(Volume::is_stopped) => {
                 self.stage = Stage::Idle;
                 cx.end_work();
@@ -222,20 +252,42 @@ impl Compress {
         }
     }
 
-    /// Whether a recovered volume is what the table needs.
-    fn check(&self, volume: &Volume, cx: &TargetCx<'_>) -> Result<(), UserError> {
-        if let Some(superblock) = volume.superblock() {
-            fits(&self.line.device, superblock)?;
+    /// The volume was recovered: it has to fit, and to be as large as the line.
+    fn recovered(&mut self, cx: &mut TargetCx<'_>) {
+        let missing = self.missing_sectors(cx);
+        let Some(volume) = &mut self.volume else { return };
+        let Some(superblock) = volume.superblock() else { return };
+        if let Err(error) = fits(&self.line.device, superblock) {
+            return self.ready(Err(error), cx);
         }
-        let have_sectors = volume.logical_bytes().unwrap_or(0) >> SECTOR_SHIFT;
-        if cx.len_sectors() > have_sectors {
-            let why = format!(
-                "the volume has {have_sectors} sectors, the table line {}",
-                cx.len_sectors()
-            );
-            return Err(self.refuse(&why));
+        let have_bytes = superblock.geometry.device_bytes;
+        let can_grow = matches!(volume.state(), State::Serving);
+        let grows_to_disk = can_grow
+            && self.line.device.len_sectors * SECTOR_BYTES >= have_bytes + GROWTH_MIN_BYTES;
+        if missing == 0 && !grows_to_disk {
+            return self.ready(Ok(()), cx);
         }
-        Ok(())
+        let len_bytes = (cx.len_sectors() * SECTOR_BYTES).next_multiple_of(BLOCK_BYTES);
+        let logical_bytes = (missing > 0).then_some(len_bytes);
+        volume.resize(Sizes { logical_bytes, grows_to_disk });
+        self.stage = Stage::Growing;
+        cx.want_turn();
+    }
+
+    /// Sectors of the line that the volume does not have.
+    fn missing_sectors(&self, cx: &TargetCx<'_>) -> u64 {
+        let have = self.volume.as_ref().and_then(Volume::logical_bytes).unwrap_or(0);
+        cx.len_sectors().saturating_sub(have >> SECTOR_SHIFT)
+    }
+
+    /// Ends the wait of a resume.
+    fn ready(&mut self, outcome: Result<(), UserError>, cx: &mut TargetCx<'_>) {
+        if outcome.is_err() {
+            self.volume = None;
+        }
+        self.stage = Stage::Idle;
+        cx.end_work();
+        cx.resume_ready(outcome);
     }
 
     fn refuse(&self, why: &str) -> UserError {
@@ -250,6 +302,7 @@ impl Compress {
             cx.end_work();
         }
         self.stage = Stage::Running;
+        self.is_suspending = false;
         if let Some(volume) = &mut self.volume {
             volume.start();
             cx.want_turn();
@@ -305,6 +358,25 @@ impl Target for Compress {
         }
     }
 
+    fn presuspend(&mut self, cx: &mut TargetCx<'_>) {
+        self.is_suspending = true;
+        if !cx.noflush_suspending() {
+            return;
+        }
+        // What has no place in the log yet may wait for space that only the new table has.
+        let Some(volume) = &mut self.volume else { return };
+        for (place, slot) in self.bios.iter_mut().enumerate() {
+            if slot.is_some()
+                && volume.take_back(place as u64)
+                && let Some(bio) = slot.take()
+            {
+                self.free.push(place as u32);
+                cx.requeue(bio);
+            }
+        }
+        cx.want_turn();
+    }
+
     fn settle(&mut self, cx: &mut TargetCx<'_>) {
         let Some(volume) = &mut self.volume else { return };
         volume.request_stop(!cx.noflush_suspending());
@@ -350,7 +422,7 @@ impl Target for Compress {
     ) -> Result<Option<String>, UserError> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let segments = match words.as_slice() {
-            ["checkpoint"] | ["stats"] => 0,
+            ["checkpoint" | "scrub" | "stats" | "shrink"] => 0,
             ["gc", count] => match count.parse::<u32>() {
                 Ok(count) if count > 0 => count,
                 Ok(_) | Err(_) => {
@@ -371,9 +443,15 @@ impl Target for Compress {
             let text = "the device is suspended: there is no work in the background";
             return Err(UserError::new(ErrorCode::Suspended, text));
         }
-        match segments {
-            0 => volume.checkpoint(),
-            count => volume.gc(count),
+        match words[0] {
+            "gc" => volume.gc(segments),
+            "scrub" => volume.scrub(),
+            "shrink" => {
+                let len_bytes = (cx.len_sectors() * SECTOR_BYTES).next_multiple_of(BLOCK_BYTES);
+                let logical_bytes = Some(len_bytes);
+                volume.resize(Sizes { logical_bytes, grows_to_disk: false });
+            }
+            _ => volume.checkpoint(),
         }
         cx.want_turn();
         Ok(None)
