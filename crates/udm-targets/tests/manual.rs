@@ -26,7 +26,7 @@ fn world() -> TestWorld {
     let mut world = TestWorld::new(udm_targets::registry(), 1);
     let d0 = world.add_lower("d0", 1 << 14);
     // For the targets that need a volume; the others do not look at it.
-    volumes::prepare(&d0, 4400, 1024);
+    volumes::prepare(&d0, 1 << 14, 1024);
     world.add_lower("d1", 1 << 14);
     world
 }
