@@ -26,13 +26,11 @@ mod zero;
 use udm_core::{Registry, TargetType};
 
 /// Every target type, in the order `targets` lists them.
-pub fn all() -> [&'static dyn TargetType; 9] {
+pub fn all() -> [&'static dyn TargetType; 7] {
     [
-        &compress::CompressType,
         &delay::DelayType,
         &error::ErrorType,
         &flakey::FlakeyType,
-        &compress::InsituType,
         &linear::LinearType,
         &multipath::MultipathType,
         &striped::StripedType,

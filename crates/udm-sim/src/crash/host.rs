@@ -17,9 +17,6 @@ use fastrand::Rng;
 use udm_meta::Disk;
 use udm_types::Nanos;
 
-/// Who sets a timer further ahead waits for something else, in truth.
-const WAIT_MAX: Nanos = Nanos(3_600_000_000_000);
-
 /// What a move was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
@@ -79,11 +76,9 @@ impl<S: CrashSubject> Host<S> {
         if busy > 0 {
             let at = rng.usize(0..busy);
             let line = self.trace.is_some().then(|| describe_under_way(&self.disk.under_way[at]));
-            let failures = self.disk.failures;
             let event = self.disk.complete(&self.port, at, rng)?;
             if let (Some(trace), Some(line)) = (&mut self.trace, line) {
-                let how = if self.disk.failures > failures { "fails" } else { "ends" };
-                trace.push(format!("  disk: {line} {how}"));
+                trace.push(format!("  disk: {line} ends"));
             }
             self.has_work = true;
             return Ok(match event {
@@ -92,12 +87,12 @@ impl<S: CrashSubject> Host<S> {
             });
         }
         match self.subject.next_timer() {
-            Some(at) if at.since(self.now) <= WAIT_MAX => {
+            Some(at) => {
                 self.now = Nanos(at.0.max(self.now.0 + 1));
                 self.has_work = true;
                 Ok(Move::Quiet)
             }
-            Some(_) | None => Ok(Move::Idle),
+            None => Ok(Move::Idle),
         }
     }
 

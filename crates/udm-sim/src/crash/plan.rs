@@ -186,8 +186,7 @@ fn range(shape: &Shape, rng: &mut Rng) -> (usize, usize) {
         4 => (first, longest.min(block * rng.usize(1..64))),
         _ => (first, block * rng.usize(1..7)),
     };
-    let island_end = (first / shape.island_sectors + 1) * shape.island_sectors;
-    (first, len.min(longest).min(shape.len_sectors.min(island_end) - first))
+    (first, len.min(longest).min(shape.len_sectors - first))
 }
 
 /// How long lives are.

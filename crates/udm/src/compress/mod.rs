@@ -15,6 +15,7 @@ mod check;
 mod device;
 mod dump;
 mod format;
+mod import;
 mod progress;
 mod repair;
 mod signature;
@@ -51,6 +52,8 @@ pub enum CompressTool {
     Check(check::CheckArgs),
     /// Mend what is damaged, and say what could not be saved.
     Repair(repair::RepairArgs),
+    /// Read a volume of dm-insitu-comp or dm-inplace-compress into an image.
+    Import(import::ImportArgs),
     /// Show what is on a volume, piece by piece.
     Dump(dump::DumpArgs),
     /// What a volume is and how full it is.
@@ -74,6 +77,7 @@ pub(crate) fn run(args: &CompressArgs, output: &mut Output) -> Result<(), Failur
         CompressTool::Format(args) => format::run(args, output),
         CompressTool::Check(args) => check::run(args, output),
         CompressTool::Repair(args) => repair::run(args, output),
+        CompressTool::Import(args) => import::run(args, output),
         CompressTool::Dump(args) => dump::run(args, output),
         CompressTool::Stat(args) => stat::run(args, output),
     }

@@ -102,6 +102,32 @@ fn a_volume_is_described_dumped_and_mended() {
 }
 
 #[test]
+fn an_ancestors_volume_becomes_an_image() {
+    let place = tempfile::tempdir().expect("folder");
+    let path = image(&place, 1 << 20);
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+    // Version 1, one block of metadata, 250 of data, lzo; block 2 is stored as it is, block 3 lost.
+    for (at, word) in (0..).step_by(8).zip([0x1065_26c2_0650_6c09_u64, 1, 1, 250]) {
+        file.write_all_at(&word.to_le_bytes(), at).expect("written");
+    }
+    let bits: u32 = 8 << 10 | 1 << 15;
+    file.write_all_at(&bits.to_le_bytes(), 4096).expect("written");
+    file.write_all_at(&[7; 4096], 4 * 4096).expect("written");
+    file.write_all_at(&[0xff; 512], 5 * 4096).expect("written");
+    let found = tool(&["import", "--dry-run"], &path).expect("found");
+    assert_eq!(found["import"]["logical_sectors"], 2000);
+    let to = place.path().join("out");
+    let to_text = to.to_str().expect("text");
+    assert_eq!(tool(&["import", "--to", to_text], &path).expect_err("a loss").exit, 1);
+    let out = std::fs::read(&to).expect("read");
+    assert_eq!((out.len(), &out[2 * 4096..3 * 4096]), (250 * 4096, &[7; 4096][..]));
+    assert!(out[..8192].iter().chain(&out[3 * 4096..]).all(|byte| *byte == 0));
+    let refused = tool(&["import", "--to", to_text], &path).expect_err("it exists");
+    assert_eq!(code(refused), "UDM-0116");
+    assert_eq!(code(tool(&["import", "--dry-run"], &to).expect_err("none")), "UDM-0702");
+}
+
+#[test]
 fn what_is_in_use_is_left_alone() {
     let place = tempfile::tempdir().expect("folder");
     let path = image(&place, 32 << 20);
@@ -131,6 +157,7 @@ fn compressors_are_parsed() {
             CompressTool::Format(args) => Some((args.compressor.0.name(), args.compressor.1)),
             CompressTool::Check(_)
             | CompressTool::Repair(_)
+            | CompressTool::Import(_)
             | CompressTool::Dump(_)
             | CompressTool::Stat(_) => None,
         }

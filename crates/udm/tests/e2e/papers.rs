@@ -84,8 +84,7 @@ fn every_code_is_explained() {
 #[test]
 fn the_targets_have_pages() {
     let place = Place::new();
-    for target in ["linear", "striped", "zero", "error", "delay", "flakey", "multipath", "compress"]
-    {
+    for target in ["linear", "striped", "zero", "error", "delay", "flakey", "multipath"] {
         let page = place.udm(&["help", "target", target]).ok();
         assert!(page.contains(&format!("# {target}")), "{page}");
     }

@@ -69,6 +69,10 @@ struct RawRegion {
     offset_bytes: U64,
 }
 
+/// Sequences, checkpoint numbers and sums stay below this: a billion a second for three centuries.
+const COUNT_LIMIT: u64 = 1 << 63;
+/// Epochs stay below this: one more at each recovery.
+const EPOCH_LIMIT: u32 = u32::MAX - (1 << 16);
 /// Where the regions begin.
 const REGIONS_AT: usize = CHECKPOINT_OWN_AT + size_of::<RawOwn>();
 /// Regions of map pages in segments that a checkpoint has room for.
@@ -128,6 +132,8 @@ pub enum CheckpointContents {
     LogicalSize(u64),
     /// Regions that lie outside, overlap, or leave pages without a place.
     Regions,
+    /// A number so high that the next one would not fit; nobody counts that far.
+    Counters,
     /// The slot array.
     Slots(SlotFault),
 }
@@ -162,6 +168,16 @@ impl CheckpointHead {
             place: self.start,
             next_segment: self.next_segment,
         }
+    }
+
+    /// Whether all that is counted can be counted on.
+    fn check_counters(&self, number: u64) -> Result<(), CheckpointContents> {
+        let (fence, units, blocks) = (self.fence.sequence, self.live_units, self.live_blocks);
+        let is_sound = [number, self.next_sequence, fence, units, blocks]
+            .iter()
+            .all(|count| *count < COUNT_LIMIT);
+        let is_sound = is_sound && self.epoch < EPOCH_LIMIT;
+        if is_sound { Ok(()) } else { Err(CheckpointContents::Counters) }
     }
 
     fn check(&self, geometry: &Geometry) -> Result<(), CheckpointContents> {
@@ -233,6 +249,7 @@ impl Checkpoint {
             live_blocks: raw.live_blocks.get(),
         };
         head.check(geometry)?;
+        head.check_counters(image.number())?;
         let count = raw.region_count.get() as usize;
         let regions = parse_regions(geometry, &head, regions, count)?;
         let pages = geometry.page_count(head.logical_blocks);
@@ -336,6 +353,7 @@ impl fmt::Display for CheckpointContents {
                 write!(f, "has the impossible logical size of {blocks} blocks")
             }
             CheckpointContents::Regions => f.write_str("has map pages in impossible places"),
+            CheckpointContents::Counters => f.write_str("has counts that nobody can have reached"),
             CheckpointContents::Slots(fault) => {
                 write!(f, "has an impossible slot for page {}", fault.page)
             }
@@ -416,6 +434,10 @@ mod tests {
         assert_eq!(with(96, &[2]), CheckpointContents::Regions);
         assert_eq!(with(120, &[1]), CheckpointContents::Regions);
         assert_eq!(with(112, &[3]), CheckpointContents::Regions);
+        assert_eq!(with(24, &[0xff; 4]), CheckpointContents::Counters);
+        assert_eq!(with(23, &[0x80]), CheckpointContents::Counters);
+        assert_eq!(with(87, &[0x80]), CheckpointContents::Counters);
+        assert_eq!(with(95, &[0x80]), CheckpointContents::Counters);
         assert!(matches!(with(4096, &[3]), CheckpointContents::Slots(_)));
     }
 }

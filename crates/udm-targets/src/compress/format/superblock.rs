@@ -138,7 +138,7 @@ impl Superblock {
         let (raw, _zero) =
             RawOwn::read_from_prefix(image.own()).map_err(|_short| SuperblockFault::Fields)?;
         let codec = Codec::from_number(raw.codec).ok_or(SuperblockFault::Fields)?;
-        if raw.block_shift != BLOCK_SHIFT {
+        if raw.block_shift != BLOCK_SHIFT || image.generation() >= 1 << 63 {
             return Err(SuperblockFault::Fields);
         }
         let geometry = Geometry {

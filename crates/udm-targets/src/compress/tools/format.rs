@@ -130,31 +130,12 @@ async fn discard_segments(
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::{FormatRequest, format, plan};
-    use crate::compress::format::{Checkpoint, Codec, Defaults, Shape, Superblock};
+    use crate::compress::format::{Checkpoint, Shape, Superblock};
     use crate::compress::tools::ToolError;
+    use crate::compress::tools::sample::tiny;
     use udm_meta::host::MemoryHost;
-
-    /// A request for a tiny volume: 16 KiB segments, extents of up to 2 blocks.
-    pub(crate) fn tiny(logical_bytes: Option<u64>) -> FormatRequest {
-        FormatRequest {
-            shape: Shape {
-                physical_shift: 9,
-                segment_shift: 14,
-                record_limit_bytes: 16384,
-                extent_blocks: 2,
-                reserve_segments: 3,
-                growth: 2,
-                ..Shape::for_device(0)
-            },
-            logical_bytes,
-            uuid: [7; 16],
-            salt: 99,
-            defaults: Defaults { codec: Codec::Lz4, level: 0 },
-            is_discarded: true,
-        }
-    }
 
     #[test]
     fn a_new_volume_is_found_with_an_empty_log() {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`format`] | lays out a new volume |
 //! | [`check`] | proves every rule of the format |
+//! | [`import`] | reads what the ancestors wrote |
 //! | [`repair`] | mends what can be mended, and says what could not be saved |
 //! | [`dump`], [`stat`] | show what is there: everything, or the numbers |
 //! | [`view`], [`log`] | a volume as its checkpoint describes it, and the log behind it |
@@ -25,9 +26,9 @@ use udm_meta::DiskError;
 pub mod check;
 pub mod dump;
 pub mod format;
+pub mod import;
 pub mod log;
 pub mod repair;
-#[cfg(test)]
 pub(crate) mod sample;
 pub mod stat;
 pub mod view;

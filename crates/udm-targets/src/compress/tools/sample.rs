@@ -1,14 +1,14 @@
-//! A small volume in memory, for the tests of the tools: a writer without any cleverness.
+//! A small volume in memory, for tests of the tools and for fuzzers: a writer without cleverness.
 //!
 //! It appends records, keeps the map as a plain tree, and writes whole checkpoints. It is no model
 //! of the volume's algorithms; it only has to write what the format says.
 
-use super::format::{format, tests::tiny};
+use super::format::{FormatRequest, format};
 use crate::compress::format::map::{KIND_MAP, KIND_SEGMENTS, MapExtent};
 use crate::compress::format::map::{set_map_entry, set_segment_entry};
 use crate::compress::format::{
-    Checkpoint, CheckpointFlags, Codec, Entry, ExtentHead, MapEntry, SegmentEntry, SegmentState,
-    Superblock,
+    Checkpoint, CheckpointFlags, Codec, Defaults, Entry, ExtentHead, MapEntry, SegmentEntry,
+    SegmentState, Shape, Superblock,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -36,6 +36,26 @@ pub(crate) struct Sample {
     pub(crate) durable_sequence: u64,
     /// Segments in use: up to this one.
     last_segment: u32,
+}
+
+/// A request for a tiny volume: 16 KiB segments, extents of up to 2 blocks.
+pub(crate) fn tiny(logical_bytes: Option<u64>) -> FormatRequest {
+    FormatRequest {
+        shape: Shape {
+            physical_shift: 9,
+            segment_shift: 14,
+            record_limit_bytes: 16384,
+            extent_blocks: 2,
+            reserve_segments: 3,
+            growth: 2,
+            ..Shape::for_device(0)
+        },
+        logical_bytes,
+        uuid: [7; 16],
+        salt: 99,
+        defaults: Defaults { codec: Codec::Lz4, level: 0 },
+        is_discarded: true,
+    }
 }
 
 /// A raw extent.
@@ -221,12 +241,14 @@ impl Sample {
         self.host.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
     }
 
+    #[cfg(test)]
     /// Where the current image of a page is.
     pub(crate) fn page_at(&self, page: u64) -> usize {
         let slot = self.checkpoint.slots.get(page).expect("written");
         self.checkpoint.regions.offset_bytes(page, slot).expect("in META") as usize
     }
 
+    #[cfg(test)]
     /// Rewrites the current image of a page, sealed again.
     pub(crate) fn change_page(&mut self, page: u64, change: impl FnOnce(&mut [u8])) {
         let at = self.page_at(page);

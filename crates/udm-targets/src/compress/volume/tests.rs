@@ -8,4 +8,3 @@ mod cleaning;
 mod crashes;
 mod faults;
 mod host;
-mod resizes;
