@@ -99,6 +99,8 @@ pub struct TargetTraits {
     pub write_zeroes_bios: u32,
     /// Discards work even where the devices below cannot discard.
     pub discards_itself: bool,
+    /// Write-zeroes work even where the devices below cannot zero.
+    pub zeroes_itself: bool,
     /// It has volatile state of its own and takes flushes whatever is below.
     pub flushes_itself: bool,
     /// Flushes may skip `map` and go straight to each distinct device below.
@@ -136,6 +138,7 @@ impl Default for TargetTraits {
             discard_bios: 1,
             write_zeroes_bios: 1,
             discards_itself: false,
+            zeroes_itself: false,
             flushes_itself: false,
             flush_bypasses_map: false,
             max_io_len_sectors: 0,

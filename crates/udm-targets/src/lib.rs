@@ -26,11 +26,13 @@ mod zero;
 use udm_core::{Registry, TargetType};
 
 /// Every target type, in the order `targets` lists them.
-pub fn all() -> [&'static dyn TargetType; 7] {
+pub fn all() -> [&'static dyn TargetType; 9] {
     [
+        &compress::CompressType,
         &delay::DelayType,
         &error::ErrorType,
         &flakey::FlakeyType,
+        &compress::InsituType,
         &linear::LinearType,
         &multipath::MultipathType,
         &striped::StripedType,

@@ -5,9 +5,11 @@
 //! argument lines follow what Linux's own targets accept and refuse; where udm differs on purpose
 //! (overflowing numbers, words left over) the manual says so under "Differences from the kernel".
 
+mod volumes;
+
 use udm_core::{ErrorCode, Registry};
-use udm_testkit::conformance;
 use udm_testkit::conformance::{Bad, Case, Good, Kind, Ranged};
+use udm_testkit::{MemLower, conformance};
 use udm_types::{Sector, Status};
 
 conformance!(linear, LinearCase);
@@ -18,6 +20,8 @@ conformance!(error, ErrorCase);
 conformance!(delay, DelayCase);
 conformance!(flakey, FlakeyCase);
 conformance!(multipath, MultipathCase);
+conformance!(compress, CompressCase);
+conformance!(insitu_comp, InsituCase);
 conformance!(multipath_requests, MultipathRequestCase);
 
 const fn good(len_sectors: Sector, args: &'static str, printed: &'static str) -> Good {
@@ -462,5 +466,111 @@ impl Case for MultipathRequestCase {
 
     fn place(offset: Sector) -> (&'static str, Sector) {
         MultipathCase::place(offset)
+    }
+}
+
+struct CompressCase;
+
+/// The device of the compress cases: superblocks, checkpoints, map, some 30 segments of 64 KiB.
+const VOLUME_SECTORS: Sector = 4400;
+/// The volumes' logical size.
+const LOGICAL_SECTORS: Sector = 512;
+
+impl Case for CompressCase {
+    const TARGET: &'static str = "compress";
+    const VERSION: [u32; 3] = [1, 0, 0];
+    const DEVICES: &'static [(&'static str, Sector)] = &[("d0", VOLUME_SECTORS)];
+    const LEN_SECTORS: Sector = 256;
+    const ARGS: &'static str = "d0 3 writethrough max_extent 3";
+    const STATUS: &'static str = "0 0 0 2/33 0 0 0 0 0 ok";
+    const KIND: Kind = Kind::Transforms;
+    const FLUSHED: &'static [&'static str] = &["d0"];
+    const DISCARD: Ranged = Ranged::Drops;
+    const WRITE_ZEROES: Ranged = Ranged::Drops;
+    const GOOD: &'static [Good] = &[
+        good(8, "d0", "d0"),
+        good(8, "d0 0", "d0"),
+        good(512, "d0 2 writeback 7", "d0 2 writeback 7"),
+        good(8, "d0 2 compressor zstd:-3", "d0 2 compressor zstd:-3"),
+        good(8, "d0 2 compressor none", "d0 2 compressor none"),
+        good(
+            8,
+            "d0 12 workers 2 cache_mb 3 delta_mb 4 no_discard_passdown error_if_no_space \
+             max_extent 2 compressor lz4",
+            "d0 12 compressor lz4 max_extent 2 delta_mb 4 cache_mb 3 workers 2 \
+             no_discard_passdown error_if_no_space",
+        ),
+        good(8, "d0 2 queue_if_no_space 9", "d0 2 queue_if_no_space 9"),
+        good(8, "d0 1 discard_passdown", "d0 1 discard_passdown"),
+    ];
+    const BAD: &'static [Bad] = &[
+        bad(8, "", TooFewArgs, 4),
+        bad(8, "nope", DeviceNotFound, 4),
+        bad(8, "d0 x", BadNumber, 5),
+        bad(8, "d0 2 writethrough", BadArgument, 5),
+        bad(8, "d0 0 writethrough", BadArgument, 5),
+        bad(8, "d0 1 writeback", TooFewArgs, 7),
+        bad(8, "d0 2 writeback 0", BadArgument, 7),
+        bad(8, "d0 1 wrong", BadArgument, 6),
+        bad(8, "d0 2 compressor lzo", BadArgument, 7),
+        bad(8, "d0 2 compressor lz4:1", BadArgument, 7),
+        bad(8, "d0 2 compressor zstd:99", BadArgument, 7),
+        bad(8, "d0 2 max_extent 16", BadArgument, 7),
+        bad(8, "d0 3 writethrough writeback 5", BadArgument, 8),
+        bad(8, "d0 2 error_if_no_space error_if_no_space", BadArgument, 7),
+        bad(8, "d0 2 workers 0", BadArgument, 7),
+    ];
+
+    fn prepare(device: &MemLower) {
+        if device.name() == "d0" {
+            volumes::prepare(device, VOLUME_SECTORS, LOGICAL_SECTORS);
+        }
+    }
+
+    fn registry() -> Registry {
+        udm_targets::registry()
+    }
+
+    fn place(_offset: Sector) -> (&'static str, Sector) {
+        unreachable!("nobody knows where a compress target keeps a sector")
+    }
+}
+
+struct InsituCase;
+
+impl Case for InsituCase {
+    const TARGET: &'static str = "insitu-comp";
+    const VERSION: [u32; 3] = [1, 0, 0];
+    const DEVICES: &'static [(&'static str, Sector)] = CompressCase::DEVICES;
+    const LEN_SECTORS: Sector = 256;
+    const ARGS: &'static str = "d0 writeback 5";
+    const STATUS: &'static str = CompressCase::STATUS;
+    const KIND: Kind = CompressCase::KIND;
+    const FLUSHED: &'static [&'static str] = CompressCase::FLUSHED;
+    const DISCARD: Ranged = CompressCase::DISCARD;
+    const WRITE_ZEROES: Ranged = CompressCase::WRITE_ZEROES;
+    const GOOD: &'static [Good] = &[
+        good(8, "d0", "d0 writeback 5"),
+        good(8, "d0 writeback 9", "d0 writeback 9"),
+        good(8, "d0 writethrough", "d0 writethrough"),
+    ];
+    const BAD: &'static [Bad] = &[
+        bad(8, "", TooFewArgs, 4),
+        bad(8, "d0 writeback", TooFewArgs, 6),
+        bad(8, "d0 writeback x", BadNumber, 6),
+        bad(8, "d0 sideways", BadArgument, 5),
+        bad(8, "d0 writethrough 5", TooManyArgs, 6),
+    ];
+
+    fn prepare(device: &MemLower) {
+        CompressCase::prepare(device);
+    }
+
+    fn registry() -> Registry {
+        udm_targets::registry()
+    }
+
+    fn place(offset: Sector) -> (&'static str, Sector) {
+        CompressCase::place(offset)
     }
 }

@@ -5,6 +5,8 @@
 //! `loaded | table | status` are loaded into a live device and compared. The pages write `7:0` for
 //! the device number of `d0`, since that is what a user sees; the test's devices are shown by name.
 
+mod volumes;
+
 use std::fs;
 use std::path::PathBuf;
 use udm_core::lifecycle::{StatusKind, StatusLine};
@@ -22,7 +24,9 @@ fn names() -> Vec<&'static str> {
 
 fn world() -> TestWorld {
     let mut world = TestWorld::new(udm_targets::registry(), 1);
-    world.add_lower("d0", 1 << 14);
+    let d0 = world.add_lower("d0", 1 << 14);
+    // For the targets that need a volume; the others do not look at it.
+    volumes::prepare(&d0, 1 << 14, 1024);
     world.add_lower("d1", 1 << 14);
     world
 }

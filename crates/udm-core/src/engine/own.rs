@@ -89,6 +89,7 @@ impl Engine {
     }
 
     /// An I/O of a target's own has ended.
+    #[inline(never)]
     pub(super) fn own_done(&mut self, id: DeviceId, target: u32, tag: u64, mut bio: BioBox) {
         bio.set_live(false);
         let Some(device) = self.devices.get_mut(id) else {

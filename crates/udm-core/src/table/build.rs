@@ -410,13 +410,17 @@ fn stack_limits(
         }
         all_discard &=
             target.traits.discard_bios > 0 && (target.traits.discards_itself || devices_discard);
-        all_zero &= target.traits.write_zeroes_bios > 0 && devices_zero;
+        all_zero &=
+            target.traits.write_zeroes_bios > 0 && (target.traits.zeroes_itself || devices_zero);
         if target.traits.flush_bios > 0 && target.traits.flushes_itself {
             own.features |= DeviceFeatures::WRITE_CACHE | DeviceFeatures::FUA;
         }
         // A target that discards by itself does not depend on what is below.
         if target.traits.discards_itself && own.max_discard_sectors == 0 {
             own.max_discard_sectors = udm_types::UNLIMITED;
+        }
+        if target.traits.zeroes_itself && own.max_write_zeroes_sectors == 0 {
+            own.max_write_zeroes_sectors = udm_types::UNLIMITED;
         }
         blocks_sectors.push(own.logical_block_sectors());
         whole.stack(&own);

@@ -57,6 +57,9 @@ struct Args {
     /// Seeds run side by side.
     #[arg(long, value_name = "J", default_value_t = 2)]
     jobs: u64,
+    /// Name every failing seed instead of stopping at the first.
+    #[arg(long)]
+    keep_going: bool,
     /// Do not make a failure small.
     #[arg(long)]
     no_shrink: bool,
@@ -67,6 +70,8 @@ struct Args {
 enum Name {
     /// The small volume that tests the enumerator.
     Ledger,
+    /// The volume of the compress target.
+    Compress,
 }
 
 /// Crashes of a run that says nothing else.
@@ -134,6 +139,10 @@ fn which(args: &Args) -> Result<Which, String> {
     };
     match args.which {
         Name::Ledger => Ok(Which::Ledger(rule)),
+        Name::Compress => match rule {
+            None => Ok(Which::Compress),
+            Some(_) => Err("only the ledger has rules; see cargo xtask mutants compress".into()),
+        },
     }
 }
 
@@ -160,6 +169,9 @@ fn side_by_side(args: &Args, base: &Scenario, begun: Instant) -> Sum {
                     let verdict = judge(&Scenario { seed, ..base.clone() });
                     // Another job that panicked outside a world ends the whole program.
                     let Ok(mut sum) = search.sum.lock() else { return };
+                    if let (true, Some(what)) = (args.keep_going, &verdict.broken) {
+                        println!("FAILED seed {seed}: {what}");
+                    }
                     sum.add(seed, &verdict.totals, verdict.broken);
                     if sum.is_enough(args, begun) {
                         search.is_over.store(true, Ordering::Relaxed);
@@ -199,7 +211,8 @@ impl Sum {
             );
         }
         let is_late = args.minutes.is_some_and(|minutes| elapsed.as_secs_f64() > minutes * 60.0);
-        self.failure.is_some() || is_late || limit.is_some_and(|n| self.totals.crashes >= n)
+        let is_failed = self.failure.is_some() && !args.keep_going;
+        is_failed || is_late || limit.is_some_and(|n| self.totals.crashes >= n)
     }
 }
 
@@ -213,7 +226,7 @@ fn report(args: &Args, base: &Scenario, sum: &Sum, begun: Instant) -> ExitCode {
     };
     println!("FAILED seed {seed}: {what}");
     let found = Scenario { seed: *seed, ..base.clone() };
-    if args.no_shrink || args.trace || args.keep.is_some() {
+    if args.no_shrink || args.keep_going || args.trace || args.keep.is_some() {
         println!("replay: {}", replay(args, &found));
         return ExitCode::FAILURE;
     }
@@ -230,6 +243,7 @@ fn report(args: &Args, base: &Scenario, sum: &Sum, begun: Instant) -> ExitCode {
 fn replay(args: &Args, scenario: &Scenario) -> String {
     let name = match args.which {
         Name::Ledger => "ledger",
+        Name::Compress => "compress",
     };
     let mut line = format!(
         "cargo xtask crash {name} --seed {} --steps {} --trace",

@@ -94,6 +94,8 @@ pub(crate) struct CrashDisk {
     pub(crate) under_way: Vec<UnderWay>,
     pub(crate) faults: Faults,
     pub(crate) discard_reads: DiscardReads,
+    /// Operations that were made to fail.
+    pub(crate) failures: u64,
     /// How many writes and discards have completed; numbers them.
     pub(crate) completed: u64,
 }
@@ -126,6 +128,7 @@ impl CrashDisk {
             under_way: Vec::new(),
             faults: Faults::default(),
             discard_reads,
+            failures: 0,
             completed: 0,
         }
     }
@@ -141,6 +144,7 @@ impl CrashDisk {
             under_way: Vec::new(),
             faults: self.faults,
             discard_reads: self.discard_reads,
+            failures: self.failures,
             completed: self.completed,
         }
     }
@@ -155,6 +159,7 @@ impl CrashDisk {
             under_way: Vec::new(),
             faults: self.faults,
             discard_reads: self.discard_reads,
+            failures: self.failures,
             completed: self.completed,
         }
     }
@@ -207,6 +212,7 @@ impl CrashDisk {
             }
         };
         if limit > 0 && rng.u32(0..1000) < limit {
+            self.failures += 1;
             port.complete(ended.op.token, Status::IoErr, ended.op.payload);
             return Ok(event);
         }

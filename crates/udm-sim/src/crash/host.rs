@@ -17,6 +17,9 @@ use fastrand::Rng;
 use udm_meta::Disk;
 use udm_types::Nanos;
 
+/// Who sets a timer further ahead waits for something else, in truth.
+const WAIT_MAX: Nanos = Nanos(3_600_000_000_000);
+
 /// What a move was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
@@ -76,9 +79,11 @@ impl<S: CrashSubject> Host<S> {
         if busy > 0 {
             let at = rng.usize(0..busy);
             let line = self.trace.is_some().then(|| describe_under_way(&self.disk.under_way[at]));
+            let failures = self.disk.failures;
             let event = self.disk.complete(&self.port, at, rng)?;
             if let (Some(trace), Some(line)) = (&mut self.trace, line) {
-                trace.push(format!("  disk: {line} ends"));
+                let how = if self.disk.failures > failures { "fails" } else { "ends" };
+                trace.push(format!("  disk: {line} {how}"));
             }
             self.has_work = true;
             return Ok(match event {
@@ -87,12 +92,12 @@ impl<S: CrashSubject> Host<S> {
             });
         }
         match self.subject.next_timer() {
-            Some(at) => {
+            Some(at) if at.since(self.now) <= WAIT_MAX => {
                 self.now = Nanos(at.0.max(self.now.0 + 1));
                 self.has_work = true;
                 Ok(Move::Quiet)
             }
-            None => Ok(Move::Idle),
+            Some(_) | None => Ok(Move::Idle),
         }
     }
 

@@ -116,6 +116,9 @@ impl CrashSubject for Ledger {
         Shape {
             disk_len_bytes: 2 * SLOT_BYTES as u64,
             len_sectors: LEN_SECTORS,
+            island_sectors: LEN_SECTORS,
+            stride_sectors: 0,
+            start_sector: 0,
             block_sectors: 8,
             request_len_sectors: LEN_SECTORS,
             is_writethrough: false,

@@ -29,7 +29,7 @@ use udm_lane::{Buf, Payload};
 use udm_types::{BioFlags, Nanos, Op, Status};
 
 /// Moves a suspend or a full queue may take before it counts as stuck.
-const MOVES_MAX: u32 = 200_000;
+const MOVES_MAX: u32 = 50_000;
 /// Writes whose loss and survival is tried one by one at a point, in the exhaustive depth.
 const SYSTEMATIC_WRITES: usize = 4;
 
@@ -85,7 +85,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         for (nr, life) in lives.iter().enumerate() {
             self.life = life;
             self.life_nr = nr;
-            self.say(|| format!("life {nr}"));
+            self.say(|| format!("life {nr}, faults {} of 1000", life.faults_per_mille));
             self.live().map_err(|what| format!("life {nr}, step {}: {what}", self.step_nr))?;
             self.die().map_err(|what| format!("end of life {nr}: {what}"))?;
         }
@@ -129,8 +129,9 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         let mut moves = 0;
         while self.oracle.open_count() >= self.life.depth {
             moves += 1;
-            if self.advance(rng)? == Move::Idle || moves > MOVES_MAX {
-                return self.stuck("requests are not answered");
+            let made = self.advance(rng)?;
+            if made == Move::Idle || moves > MOVES_MAX {
+                return self.stuck(&format!("requests are not answered ({made:?})"));
             }
         }
         let request = |first, len, what| Change { request: step.nr, first, len, what };
@@ -212,7 +213,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
             ticket,
             op,
             flags,
-            offset_bytes: (range.0 * SECTOR_BYTES) as u64,
+            offset_bytes: self.shape.offset_bytes(range.0),
             len_bytes: (range.1 * SECTOR_BYTES) as u64,
             payload,
         });
@@ -301,6 +302,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
             },
             may_refuse: self.is_faulty,
             now: self.host.now,
+            with_trace: self.host.trace.is_some(),
         }
     }
 
@@ -411,11 +413,20 @@ fn echo<S: CrashSubject>(
             break;
         }
     }
+    let trace = host.trace.take().unwrap_or_default();
     let disk = host.into_disk();
     let crash = Crash::draw(&disk, recovery.nesting.process_percent, rng);
     totals.crash(crash, false);
-    let again = recovery.run(crash.strike(&disk, rng), crash.is_power(), rng, totals)?;
-    same(&found, &again.found).map_err(|what| format!("a second crash ({crash:?}) {what}"))
+    let lines = |when: &str, trace: &[String]| -> String {
+        trace.iter().map(|line| format!("\n  {when} {line}")).collect()
+    };
+    let again = recovery.run(crash.strike(&disk, rng), crash.is_power(), rng, totals);
+    again
+        .and_then(|mut again| {
+            let after = again.host.trace.take().unwrap_or_default();
+            same(&found, &again.found).map_err(|what| what + &lines("after it", &after))
+        })
+        .map_err(|what| format!("a second crash ({crash:?}) {what}{}", lines("before it", &trace)))
 }
 
 /// The recovered volume writes a checkpoint, is closed, checked and opened again.
@@ -442,7 +453,11 @@ fn settle<S: CrashSubject>(
         }
     }
     while !host.disk.under_way.is_empty() {
+        moves += 1;
         host.step(rng)?;
+        if moves > MOVES_MAX {
+            return Err("a stopped volume goes on with its disk".to_owned());
+        }
     }
     let mut disk = Crash::Power(crate::crash::outcome::Loss::All).strike(&host.into_disk(), rng);
     let port = udm_meta::Disk::new(disk.len_sectors as u64 * 512);

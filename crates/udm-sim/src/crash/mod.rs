@@ -12,6 +12,7 @@
 //! The tricky case is a failure's size: [`shrink`] leaves steps out as long as anything at all is
 //! still broken, so the small plan may break in another way than the first.
 
+mod compress;
 mod direct;
 mod disk;
 mod host;
@@ -30,6 +31,7 @@ mod totals;
 pub use ledger::Rule;
 pub use totals::Totals;
 
+use crate::crash::compress::Compress;
 use crate::crash::disk::{CrashDisk, DiscardReads};
 use crate::crash::ledger::Ledger;
 use crate::crash::life::Run;
@@ -74,6 +76,8 @@ impl Depth {
 pub enum Which {
     /// The small volume that tests the enumerator, perhaps without one of its rules.
     Ledger(Option<Rule>),
+    /// The volume of the compress target.
+    Compress,
 }
 
 /// What to run.
@@ -111,6 +115,7 @@ const LIVES_MAX: u32 = 5;
 pub fn judge(scenario: &Scenario) -> Verdict {
     match scenario.which {
         Which::Ledger(rule) => judge_subject::<Ledger>(scenario, |setup| setup.without = rule),
+        Which::Compress => judge_subject::<Compress>(scenario, |_| {}),
     }
 }
 
@@ -118,6 +123,7 @@ pub fn judge(scenario: &Scenario) -> Verdict {
 pub fn shrink(scenario: &Scenario) -> (Scenario, usize) {
     let plan = match scenario.which {
         Which::Ledger(_) => plan_of::<Ledger>(scenario),
+        Which::Compress => plan_of::<Compress>(scenario),
     };
     shrink::shrink(scenario, plan.numbers())
 }

@@ -186,7 +186,8 @@ fn range(shape: &Shape, rng: &mut Rng) -> (usize, usize) {
         4 => (first, longest.min(block * rng.usize(1..64))),
         _ => (first, block * rng.usize(1..7)),
     };
-    (first, len.min(longest).min(shape.len_sectors - first))
+    let island_end = (first / shape.island_sectors + 1) * shape.island_sectors;
+    (first, len.min(longest).min(shape.len_sectors.min(island_end) - first))
 }
 
 /// How long lives are.

@@ -24,7 +24,7 @@ use udm_lane::{Buf, Payload};
 use udm_types::{BioFlags, Nanos, Op};
 
 /// Moves a recovery or a reading back may take: far more than any needs, so more means it hangs.
-const MOVES_MAX: u32 = 200_000;
+const MOVES_MAX: u32 = 50_000;
 /// Bytes of a read when the device is read back.
 const READ_LEN_SECTORS: usize = 64;
 /// Tickets of reading back start here, far above those of any workload.
@@ -61,16 +61,34 @@ pub(crate) struct Recovery<'a, S: CrashSubject> {
     pub(crate) may_refuse: bool,
     /// The time when it starts.
     pub(crate) now: Nanos,
+    /// A failure tells the disk's operations too.
+    pub(crate) with_trace: bool,
 }
 
 impl<S: CrashSubject> Recovery<'_, S> {
     /// Recovers `disk`; `was_power` says what happened to it.
     pub(crate) fn run(
         &self,
+        disk: CrashDisk,
+        was_power: bool,
+        rng: &mut Rng,
+        totals: &mut Totals,
+    ) -> Result<Recovered<S>, String> {
+        let mut trace = Vec::new();
+        self.attempts(disk, was_power, rng, totals, &mut trace).map_err(|what| {
+            let lines: String = trace.iter().map(|line| format!("\n  recovery {line}")).collect();
+            what + &lines
+        })
+    }
+
+    /// Recoveries until one gets through.
+    fn attempts(
+        &self,
         mut disk: CrashDisk,
         mut was_power: bool,
         rng: &mut Rng,
         totals: &mut Totals,
+        trace: &mut Vec<String>,
     ) -> Result<Recovered<S>, String> {
         loop {
             let is_crashed = rng.u32(0..100) < self.nesting.percent;
@@ -78,16 +96,25 @@ impl<S: CrashSubject> Recovery<'_, S> {
             let within = rng.u32(1..10);
             let mut budget = if is_crashed { rng.u32(0..within) } else { u32::MAX };
             let mut host = Host::open(self.setup, disk, self.now);
-            let crashed = self.until_serving(&mut host, &mut budget, rng)?;
-            if crashed {
+            host.trace = self.with_trace.then(Vec::new);
+            let crashed = self.until_serving(&mut host, &mut budget, rng);
+            if crashed != Ok(false) {
+                trace.extend(host.trace.take().unwrap_or_default());
+            }
+            if crashed? {
                 let disk_now = host.into_disk();
                 let crash = Crash::draw(&disk_now, self.nesting.process_percent, rng);
                 totals.crash(crash, true);
+                if self.with_trace {
+                    trace.push(format!("is crashed: {crash:?}"));
+                }
                 was_power |= crash.is_power();
                 disk = crash.strike(&disk_now, rng);
                 continue;
             }
-            let found = self.read_back(&mut host, rng)?;
+            let found = self.read_back(&mut host, rng).inspect_err(|_| {
+                trace.extend(host.trace.take().unwrap_or_default());
+            })?;
             return Ok(Recovered { host, found, was_power });
         }
     }
@@ -125,8 +152,10 @@ impl<S: CrashSubject> Recovery<'_, S> {
     ) -> Result<Vec<Option<Value>>, String> {
         let len = self.shape.len_sectors;
         let mut reads = BTreeMap::new();
-        for first in (0..len).step_by(READ_LEN_SECTORS) {
-            let sectors = READ_LEN_SECTORS.min(len - first);
+        let mut first = 0;
+        while first < len {
+            let island_end = (first / self.shape.island_sectors + 1) * self.shape.island_sectors;
+            let sectors = READ_LEN_SECTORS.min(len - first).min(island_end - first);
             let payload = Payload::from_buf(Buf::alloc(sectors * SECTOR_BYTES));
             payload.fill(0, payload.len_bytes(), 0xee);
             let ticket = TICKET_BASE + first as u64;
@@ -135,10 +164,11 @@ impl<S: CrashSubject> Recovery<'_, S> {
                 ticket,
                 op: Op::Read,
                 flags: BioFlags::empty(),
-                offset_bytes: (first * SECTOR_BYTES) as u64,
+                offset_bytes: self.shape.offset_bytes(first),
                 len_bytes: payload.len_bytes(),
                 payload,
             });
+            first += sectors;
         }
         host.stir();
         let mut found = vec![None; len];

@@ -81,8 +81,15 @@ pub(crate) struct Busy {
 pub(crate) struct Shape {
     /// Size of the disk below.
     pub(crate) disk_len_bytes: u64,
-    /// Sectors of the device above.
+    /// Sectors of the device above that the workload uses.
     pub(crate) len_sectors: usize,
+    /// The sectors are in islands of so many on the device; requests do not leave an island. More
+    /// than one island is for volumes whose map has more pages than anybody wants to read back.
+    pub(crate) island_sectors: usize,
+    /// From the start of one island to the next one's, on the device.
+    pub(crate) stride_sectors: usize,
+    /// Where the first island starts, on the device.
+    pub(crate) start_sector: usize,
     /// Sectors of a block: a discard forgets whole blocks only.
     pub(crate) block_sectors: usize,
     /// The longest request.
@@ -91,6 +98,16 @@ pub(crate) struct Shape {
     pub(crate) is_writethrough: bool,
     /// It knows checkpoints and cleaning.
     pub(crate) has_background: bool,
+}
+
+impl Shape {
+    /// Where a sector is on the device, in bytes.
+    pub(crate) fn offset_bytes(&self, sector: usize) -> u64 {
+        let island = sector / self.island_sectors;
+        let on_device =
+            self.start_sector + island * self.stride_sectors + sector % self.island_sectors;
+        on_device as u64 * 512
+    }
 }
 
 /// Something that can be crashed.

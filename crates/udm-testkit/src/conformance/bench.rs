@@ -58,7 +58,8 @@ pub(super) fn world_with<C: Case>(
     for (name, len_sectors) in C::DEVICES {
         let limits = QueueLimits { features, ..QueueLimits::default() };
         let (len_sectors, limits) = adapt(name, *len_sectors, limits);
-        world.add_lower_with(name, len_sectors, limits);
+        let lower = world.add_lower_with(name, len_sectors, limits);
+        C::prepare(&lower);
     }
     world
 }
@@ -176,7 +177,7 @@ impl<C: Case> Bench<C> {
         let touches = (sector..sector + len_sectors).any(|sector| self.is_inside(sector));
         match C::KIND {
             Kind::Fails(status) if touches => status,
-            Kind::Fails(_) | Kind::Stores | Kind::Zeroes => Status::Ok,
+            Kind::Fails(_) | Kind::Stores | Kind::Transforms | Kind::Zeroes => Status::Ok,
         }
     }
 
@@ -184,7 +185,8 @@ impl<C: Case> Bench<C> {
     fn note_write(&mut self, sector: Sector, bytes: &[u8]) {
         for (index, bytes) in bytes.chunks(crate::SECTOR_LEN).enumerate() {
             let sector = sector + index as Sector;
-            if C::KIND == Kind::Stores || !self.is_inside(sector) {
+            let keeps = matches!(C::KIND, Kind::Stores | Kind::Transforms);
+            if keeps || !self.is_inside(sector) {
                 self.model.write(sector, bytes);
             }
         }

@@ -51,6 +51,7 @@ pub use suspends::{
     table_swaps_under_io_lose_nothing,
 };
 
+use crate::mem_lower::MemLower;
 use udm_core::{ErrorCode, Registry};
 use udm_types::{Sector, Status};
 
@@ -59,6 +60,9 @@ use udm_types::{Sector, Status};
 pub enum Kind {
     /// Keeps it, at the place [`Case::place`] says.
     Stores,
+    /// Keeps it in a form of its own: what is below is its own business, and writes may be done
+    /// before they are there. What the checks cannot see of it, its own tests must.
+    Transforms,
     /// Reads zeroes and forgets writes.
     Zeroes,
     /// Fails every read and write.
@@ -140,6 +144,11 @@ pub trait Case {
     const ABANDONED: Status = Status::Timeout;
     /// Messages that make everything as new after errors below.
     const HEALED_BY: &'static [&'static [&'static str]] = &[];
+
+    /// Makes a new device ready for the line.
+    fn prepare(device: &MemLower) {
+        let _ = device;
+    }
 
     /// A registry that has the type.
     fn registry() -> Registry;

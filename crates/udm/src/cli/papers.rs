@@ -14,10 +14,12 @@ use udm_control::errno;
 use udm_core::error::{ErrorCode, UserError};
 
 /// The manual page of each target type.
-const TARGET_PAGES: [(&str, &str); 7] = [
+const TARGET_PAGES: [(&str, &str); 9] = [
+    ("compress", include_str!("../../../../docs/targets/compress.md")),
     ("delay", include_str!("../../../../docs/targets/delay.md")),
     ("error", include_str!("../../../../docs/targets/error.md")),
     ("flakey", include_str!("../../../../docs/targets/flakey.md")),
+    ("insitu-comp", include_str!("../../../../docs/targets/insitu-comp.md")),
     ("linear", include_str!("../../../../docs/targets/linear.md")),
     ("multipath", include_str!("../../../../docs/targets/multipath.md")),
     ("striped", include_str!("../../../../docs/targets/striped.md")),

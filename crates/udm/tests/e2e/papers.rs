@@ -84,7 +84,8 @@ fn every_code_is_explained() {
 #[test]
 fn the_targets_have_pages() {
     let place = Place::new();
-    for target in ["linear", "striped", "zero", "error", "delay", "flakey", "multipath"] {
+    for target in ["linear", "striped", "zero", "error", "delay", "flakey", "multipath", "compress"]
+    {
         let page = place.udm(&["help", "target", target]).ok();
         assert!(page.contains(&format!("# {target}")), "{page}");
     }

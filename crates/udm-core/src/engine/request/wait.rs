@@ -210,8 +210,8 @@ impl Engine {
         true
     }
 
-    /// Maps the requests that were pushed back, in order; what comes back meanwhile waits. Here, and
-    /// only here, is it decided that a suspended device maps none.
+    /// Maps the requests that were pushed back, in order; what comes back meanwhile waits. Here,
+    /// and only here, is it decided that a suspended device maps none.
     fn start_requeued(&mut self, id: DeviceId) {
         let queue = self.devices.get(id).and_then(|device| device.requests.as_ref());
         for _ in 0..queue.map_or(0, |queue| queue.requeued.len()) {

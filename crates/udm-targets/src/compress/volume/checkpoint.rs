@@ -26,7 +26,7 @@ use super::options::Trouble;
 use super::pages::PageBytes;
 use super::read::read_page;
 use super::segments::Live as LiveCount;
-use super::shared::Core;
+use super::shared::{Core, Resizing};
 use super::tally::add;
 use crate::compress::format::geometry::{MAP_ENTRIES, SEGMENT_ENTRIES};
 use crate::compress::format::map::{
@@ -40,7 +40,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use udm_lane::yield_now;
 use udm_meta::bytes::payload_of;
-use udm_meta::page::{PAGE_BYTES, PAGE_HEAD_BYTES, PageName};
+use udm_meta::page::{PAGE_BYTES, PAGE_HEAD_BYTES, PageName, PageRegions};
 use udm_meta::slots::SlotArray;
 use udm_meta::{DiskFuture, sum};
 
@@ -75,6 +75,7 @@ struct Merge {
     segment_sums: Vec<u64>,
     /// New images of pages that are in the cache, to take their places.
     fresh: Vec<(u64, PageBytes)>,
+    resizing: Option<Resizing>,
 }
 
 /// A page on its way: its old contents, or their reading.
@@ -92,7 +93,10 @@ pub(super) async fn checkpoint(core: &Rc<Core>) -> Result<(), Halt> {
     core.check_stop()?;
     make_durable(core, &merge).await?;
     let head = head_of(core, &merge);
-    write_slot(core, merge.number, head, &merge.slots).await?;
+    // A shrink has made holes of what it cuts off, so these pages are "never written" by now.
+    merge.slots.resize(core.geometry.page_count(head.logical_blocks));
+    let regions = merge.regions(core);
+    write_slot(core, merge.number, head, &merge.slots, regions).await?;
     flush(core).await?;
     let forgotten = settle(core, merge, head);
     forget(forgotten).await;
@@ -111,15 +115,22 @@ fn begin(core: &Core) -> Merge {
         live.frozen_at = Some(point);
         live.segments.freeze(point.place.segment);
         live.record_bytes_at_freeze = live.log.record_bytes;
+        live.frozen_resizing = live.resizing.take();
     }
     let (Some(frozen), Some(point)) = (live.map.frozen.clone(), live.frozen_at) else {
         unreachable!("invariant: frozen changes have their point in the log")
     };
+    let mut slots = live.map.slots.clone();
+    if let Some(resizing) = &live.frozen_resizing {
+        let pages = core.geometry.page_count(resizing.logical_blocks);
+        slots.resize(pages.max(slots.page_count()));
+    }
     Merge {
         frozen,
         point,
         number: live.checkpoint_number + 1,
-        slots: live.map.slots.clone(),
+        slots,
+        resizing: live.frozen_resizing.clone(),
         counts: live.segments.live(),
         dead: Vec::new(),
         segment_sums: live.segment_sums.clone(),
@@ -365,7 +376,11 @@ fn segment_page(core: &Core, merge: &mut Merge, page: u64) -> Vec<u8> {
 fn head_of(core: &Core, merge: &Merge) -> CheckpointHead {
     let live = core.live.borrow();
     let total = |of: fn(&LiveCount) -> u32| merge.counts.iter().map(|n| u64::from(of(n))).sum();
+    let resizing = merge.resizing.as_ref();
     CheckpointHead {
+        logical_blocks: resizing
+            .map_or(live.checkpoint.logical_blocks, |resizing| resizing.logical_blocks),
+        segments: resizing.map_or(live.checkpoint.segments, |resizing| resizing.segments),
         next_sequence: merge.point.next_sequence,
         epoch: live.log.epoch,
         fence: live.log.fence,
@@ -375,7 +390,6 @@ fn head_of(core: &Core, merge: &Merge) -> CheckpointHead {
         flags: CheckpointFlags::empty(),
         live_units: total(|count| count.units),
         live_blocks: total(|count| count.blocks),
-        ..live.checkpoint
     }
 }
 
@@ -408,8 +422,8 @@ async fn write_slot(
     number: u64,
     head: CheckpointHead,
     slots: &SlotArray,
+    regions: PageRegions,
 ) -> Result<(), Halt> {
-    let regions = core.live.borrow().map.regions.clone();
     let checkpoint = Checkpoint { number, head, regions, slots: slots.clone() };
     let mut bytes = checkpoint.to_bytes(&core.geometry);
     add(&core.port.tally.map_bytes, bytes.len() as u64);
@@ -430,6 +444,13 @@ fn settle(core: &Core, merge: Merge, head: CheckpointHead) -> Option<Rc<Delta>> 
     }
     live.segments.settle(&merge.counts, &merge.dead, merge.point.next_sequence);
     live.frozen_at = None;
+    live.frozen_resizing = None;
+    if let Some(resizing) = merge.resizing {
+        live.map.logical_blocks = resizing.logical_blocks;
+        live.map.regions = resizing.regions;
+        live.segments.resize(resizing.segments);
+        live.limit_blocks = resizing.logical_blocks;
+    }
     live.checkpoint_number = merge.number;
     live.checkpoint = head;
     live.segment_sums = merge.segment_sums;
@@ -445,6 +466,31 @@ async fn forget(changes: Option<Rc<Delta>>) {
     let Some(mut changes) = changes.and_then(Rc::into_inner) else { return };
     while changes.forget_some(FORGET_SLICE) {
         yield_now().await;
+    }
+}
+
+impl Merge {
+    /// Where pages lie from this checkpoint on.
+    fn regions(&self, core: &Core) -> PageRegions {
+        match &self.resizing {
+            Some(resizing) => resizing.regions.clone(),
+            None => core.live.borrow().map.regions.clone(),
+        }
+    }
+}
+
+/// Marks the volume: the last checkpoint again, under the next number, with a flag. What it speaks
+/// of has not been touched. If that fails too, there is nothing more to do.
+async fn mark(core: &Rc<Core>) {
+    let (number, head, slots, regions) = {
+        let live = core.live.borrow();
+        let flags = live.checkpoint.flags | CheckpointFlags::NEEDS_CHECK;
+        let head = CheckpointHead { flags, ..live.checkpoint };
+        let number = live.checkpoint_number + 1;
+        (number, head, live.map.slots.clone(), live.map.regions.clone())
+    };
+    if write_slot(core, number, head, &slots, regions).await.is_ok() {
+        let _unheard = flush(core).await;
     }
 }
 
@@ -468,11 +514,25 @@ impl Core {
 /// Task: makes checkpoints when they are due.
 pub(super) async fn keeper(core: Rc<Core>) {
     loop {
-        core.background.until(|| core.live.borrow().is_stopping || core.is_checkpoint_due()).await;
+        core.background
+            .until(|| {
+                let live = core.live.borrow();
+                let is_called = live.is_stopping || live.needs_mark;
+                drop(live);
+                is_called || core.is_checkpoint_due()
+            })
+            .await;
+        if core.live.borrow().needs_mark {
+            return mark(&core).await;
+        }
+        // A log that failed has changes in memory that are on no disk.
+        if core.refusal().is_some() {
+            return;
+        }
         match checkpoint(&core).await {
             Ok(()) => {}
             Err(Halt::Stopped) => return,
-            Err(Halt::Trouble(trouble)) => return core.read_only(trouble),
+            Err(Halt::Trouble(trouble)) => core.damaged(trouble),
         }
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn cleaner(core: Rc<Core>) {
         match make_space(&core, need).await {
             Ok(()) => {}
             Err(Halt::Stopped) => return,
-            Err(Halt::Trouble(trouble)) => return core.read_only(trouble),
+            Err(Halt::Trouble(trouble)) => return core.damaged(trouble),
         }
         core.room.notify();
     }
@@ -112,7 +112,7 @@ impl Core {
         let is_vain = live.log.record_bytes < live.clean_after;
         if live.cleaning_asked > 0 {
             Some(Need::Asked)
-        } else if live.space_wanted && !is_tried {
+        } else if live.space_wanted > 0 && !is_tried {
             Some(Need::Urgent)
         } else if is_low && !is_vain {
             Some(if available < self.urgent_mark() { Need::Urgent } else { Need::Low })
@@ -148,7 +148,10 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             Need::Asked => asked == 0,
             Need::Low => core.available() >= core.low_mark(),
             // A little more than the mark, so that it is not reached again at once.
-            Need::Urgent => core.available() > core.urgent_mark() + 1,
+            Need::Urgent => {
+                let wanted = core.live.borrow().space_wanted;
+                core.available() >= wanted.max(core.urgent_mark() + 2)
+            }
         };
         if is_enough {
             break;
@@ -175,9 +178,13 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             break;
         }
     }
-    let is_out = core.available() <= core.reserve();
-    let is_wanted = core::mem::take(&mut core.live.borrow_mut().space_wanted);
-    core.set_out_of_space(is_out && (is_wanted || core.live.borrow().is_out_of_space));
+    // Nothing can be made any more, and somebody needs it.
+    let available = core.available();
+    let mut live = core.live.borrow_mut();
+    let wanted = core::mem::take(&mut live.space_wanted);
+    let is_out = wanted > available || (live.is_out_of_space && available <= core.reserve());
+    drop(live);
+    core.set_out_of_space(is_out);
     Ok(())
 }
 

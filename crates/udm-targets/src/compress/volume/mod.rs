@@ -10,7 +10,8 @@
 //! | `shared`, `signal`, `tally` | what tasks share, how they wait, what is counted |
 //! | `log`, `delta`, `pages`, `segments` | the parts of the state, without any waiting |
 //! | `write`, `read`, `commit` | the life of a request |
-//! | `checkpoint`, `clean`, `discard` | the work in the background |
+//! | `checkpoint`, `clean`, `discard`, `scrub` | the work in the background |
+//! | `resize` | other sizes, while everything goes on |
 //! | `recovery`, `window` | how it begins |
 //!
 //! Rules. Deterministic: time comes in with [`Volume::turn`], nothing else from outside. Everything
@@ -33,6 +34,8 @@ mod options;
 mod pages;
 mod read;
 mod recovery;
+mod resize;
+mod scrub;
 mod segments;
 mod shared;
 mod signal;
@@ -44,13 +47,14 @@ mod write;
 mod tests;
 
 pub use options::{Done, Event, NoSpace, Options, Request, State, Trouble};
+pub use resize::{ResizeFault, Sizes};
 pub use tally::{Counters, Counts};
 
 use crate::compress::format::{BLOCK_BYTES, Superblock};
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 use core::cell::{Cell, RefCell};
-use shared::{Core, Port};
+use shared::{Core, Pending, Port};
 use udm_lane::{Executor, TaskId, Wake};
 use udm_meta::Disk;
 use udm_types::{BioFlags, Nanos, Op, SECTOR_BYTES, Status};
@@ -60,8 +64,8 @@ const SLICE_BYTES: usize = 32 << 10;
 /// Polls in one turn: for those that compute nothing.
 const SLICE_POLLS: usize = 64;
 
-/// Kinds of work in the background: checkpoints, cleaning, discards.
-const BACKGROUND: usize = 3;
+/// Kinds of work in the background: checkpoints, cleaning, scrubs, discards.
+const BACKGROUND: usize = 4;
 
 /// A compress volume.
 pub struct Volume {
@@ -101,7 +105,9 @@ impl Volume {
             state: RefCell::new(State::Recovering),
             done: RefCell::default(),
             events: RefCell::default(),
+            pending: RefCell::default(),
             accepted: RefCell::default(),
+            resized: RefCell::default(),
             tally: tally::Tally::default(),
             computed: Cell::new(0),
             waiting: RefCell::default(),
@@ -133,11 +139,31 @@ impl Volume {
     pub fn submit(&mut self, request: Request) {
         match &self.core {
             Some(core) => {
-                let task = serve(Rc::clone(core), request);
-                self.tasks.spawn(task);
+                let ticket = request.ticket;
+                let task = self.tasks.spawn(serve(Rc::clone(core), request));
+                let pending = Pending { task, is_accepted: false };
+                self.port.pending.borrow_mut().insert(ticket, pending);
             }
             None => self.port.waiting.borrow_mut().push_back(request),
         }
+    }
+
+    /// Takes a request back. True if it will not end any more: it was not accepted, and did
+    /// nothing; false if it has its place in the order, or has ended.
+    pub fn take_back(&mut self, ticket: u64) -> bool {
+        let mut waiting = self.port.waiting.borrow_mut();
+        if let Some(at) = waiting.iter().position(|request| request.ticket == ticket) {
+            waiting.remove(at);
+            return true;
+        }
+        let mut pending = self.port.pending.borrow_mut();
+        if pending.get(&ticket).is_none_or(|pending| pending.is_accepted) {
+            return false;
+        }
+        let task = pending.remove(&ticket).map(|pending| pending.task);
+        drop(pending);
+        task.into_iter().for_each(|task| self.tasks.abort(task));
+        true
     }
 
     /// Does a slice of work. True if there is more to do at once.
@@ -269,6 +295,7 @@ impl Volume {
             *place = Some(match kind {
                 0 => self.tasks.spawn(checkpoint::keeper(core)),
                 1 => self.tasks.spawn(clean::cleaner(core)),
+                2 => self.tasks.spawn(scrub::scrubber(core)),
                 _ => self.tasks.spawn(discard::discarder(core)),
             });
         }
@@ -287,6 +314,29 @@ impl Volume {
             core.live.borrow_mut().cleaning_asked += count;
             core.background.notify();
         }
+    }
+
+    /// Reads and verifies everything that is stored, in the background; damage is told by events.
+    pub fn scrub(&mut self) {
+        if let Some(core) = &self.core {
+            core.live.borrow_mut().scrub_at.get_or_insert(0);
+            core.background.notify();
+        }
+    }
+
+    /// Gives the volume other sizes; its end comes through [`Volume::next_resized`]. One at a time.
+    pub fn resize(&mut self, sizes: Sizes) {
+        match &self.core {
+            Some(core) => {
+                self.tasks.spawn(resize::resize(Rc::clone(core), sizes));
+            }
+            None => self.port.resized.borrow_mut().push_back(Err(ResizeFault::NotServing)),
+        }
+    }
+
+    /// The end of a resize.
+    pub fn next_resized(&mut self) -> Option<Result<(), ResizeFault>> {
+        self.port.resized.borrow_mut().pop_front()
     }
 
     /// The next request that was accepted, in the order of the log: writes, discards, zeroes. Told
@@ -324,6 +374,7 @@ impl Volume {
 /// Does one request.
 async fn serve(core: Rc<Core>, request: Request) {
     let status = serve_inner(&core, &request).await;
+    core.port.pending.borrow_mut().remove(&request.ticket);
     core.port.done.borrow_mut().push_back((request.ticket, status));
 }
 
@@ -331,7 +382,7 @@ async fn serve_inner(core: &Rc<Core>, request: &Request) -> Status {
     let is_aligned = request.offset_bytes.is_multiple_of(SECTOR_BYTES)
         && request.len_bytes.is_multiple_of(SECTOR_BYTES);
     let end = request.offset_bytes.checked_add(request.len_bytes);
-    let size = core.live.borrow().map.logical_blocks * BLOCK_BYTES;
+    let size = core.live.borrow().limit_blocks * BLOCK_BYTES;
     let has_data = !request.op.has_data() || request.payload.len_bytes() == request.len_bytes;
     if !is_aligned || !has_data || end.is_none_or(|end| end > size) {
         return Status::Invalid;
@@ -347,7 +398,10 @@ async fn serve_inner(core: &Rc<Core>, request: &Request) -> Status {
         Op::Read | Op::Write | Op::Discard | Op::WriteZeroes if request.len_bytes == 0 => {
             Status::Ok
         }
-        Op::Read => read::read(core, request.offset_bytes, &request.payload).await,
+        Op::Read => {
+            tally::add(&core.port.tally.read_bytes, request.len_bytes);
+            read::read(core, request.offset_bytes, &request.payload).await
+        }
         Op::Write | Op::Discard | Op::WriteZeroes => write::write(core, request).await,
     }
 }

@@ -59,7 +59,6 @@ struct Stretch {
 
 /// Reads `payload.len_bytes()` bytes from `offset_bytes` on.
 pub(super) async fn read(core: &Rc<Core>, offset_bytes: u64, payload: &Payload) -> Status {
-    add(&core.port.tally.read_bytes, payload.len_bytes());
     let end_bytes = offset_bytes + payload.len_bytes();
     let end = end_bytes.div_ceil(BLOCK_BYTES);
     let mut first = offset_bytes / BLOCK_BYTES;
@@ -399,7 +398,7 @@ pub(super) async fn load_page(core: &Rc<Core>, page: u64) -> Result<(), Status> 
         }
         Err(fault) => {
             drop(live);
-            core.read_only(Trouble::Page(name, fault));
+            core.damaged(Trouble::Page(name, fault));
             Err(Status::IoErr)
         }
     }

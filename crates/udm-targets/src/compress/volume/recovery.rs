@@ -14,7 +14,8 @@
 //!
 //! The tricky case is a record that is not whole: a tear at the end of the log, or damage in the
 //! middle of it. If a later record says that this one was durable, it is damage
-//! ([`Replay::is_damaged`]); the volume then shows what is before it and asks for the tool.
+//! ([`Replay::is_damaged`]; what a group lacks is at *its* end, not where the log ends without it);
+//! the volume then shows what is before it and asks for the tool.
 
 use super::delta::Delta;
 use super::log::{Log, LogPoint, apply};
@@ -34,7 +35,7 @@ use crate::compress::format::{
 use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use udm_lane::yield_now;
 use udm_meta::chain::{Chain, Fence};
 use udm_meta::page::{PAGE_BODY_BYTES, PAGE_HEAD_BYTES, PageName};
@@ -120,7 +121,7 @@ async fn worse_than_serving(
         return Ok(Some(Trouble::MarkedReadOnly));
     }
     if replay.is_damaged(&port.disk).await.map_err(Trouble::Disk)? {
-        let (sequence, place) = (replay.chain.next_sequence, replay.chain.place);
+        let (sequence, place) = (replay.tail.next_sequence, replay.tail.place);
         return Ok(Some(Trouble::LogDamaged { sequence, place }));
     }
     Ok(None)
@@ -164,6 +165,8 @@ struct Replay {
     rules: RecordRules,
     /// Behind the last record that is accepted with all of its group.
     chain: Chain,
+    /// Behind the last record that is whole, be its group or not: what is missing is here.
+    tail: Chain,
     delta: Delta,
     records: u64,
     /// Segments the log went on in, and where it was before the group under way.
@@ -195,6 +198,7 @@ impl Replay {
             geometry: superblock.geometry,
             rules: superblock.record_rules(),
             chain: checkpoint.head.chain(),
+            tail: checkpoint.head.chain(),
             delta: Delta::default(),
             records: 0,
             entered: Vec::new(),
@@ -218,7 +222,10 @@ impl Replay {
         let mut group = self.new_group();
         loop {
             match self.step(&mut group, &port.disk).await.map_err(Trouble::Disk)? {
-                None => return Ok(()),
+                None => {
+                    self.tail = group.chain;
+                    return Ok(());
+                }
                 Some(flags) if flags.contains(RecordFlags::ATOMIC) => {}
                 Some(_) => {
                     self.accept(group);
@@ -288,10 +295,10 @@ impl Replay {
     /// True if a record behind the end says that the one missing here was durable: then this is no
     /// end but damage.
     async fn is_damaged(&mut self, disk: &Disk) -> Result<bool, DiskError> {
-        let mut places: Vec<LogPlace> = self.chain.places(&self.rules).collect();
+        let mut places: Vec<LogPlace> = self.tail.places(&self.rules).collect();
         let mut searched: BTreeSet<u32> = BTreeSet::new();
         while let Some(start) = places.pop() {
-            let is_known = start.segment == self.chain.place.segment;
+            let is_known = start.segment == self.tail.place.segment;
             if searched.len() >= SEARCH_SEGMENTS || (!is_known && !searched.insert(start.segment)) {
                 continue;
             }
@@ -318,15 +325,15 @@ impl Replay {
     /// A record of this life behind the end.
     fn is_later(&self, record: &Record<'_>) -> bool {
         let head = &record.head;
-        let behind_fence = head.sequence > self.chain.fence.sequence;
-        head.sequence > self.chain.next_sequence
-            && (self.chain.epoch_floor..=self.chain.epoch_ceiling).contains(&head.epoch)
-            && (!behind_fence || head.epoch >= self.chain.fence.epoch)
+        let behind_fence = head.sequence > self.tail.fence.sequence;
+        head.sequence > self.tail.next_sequence
+            && (self.tail.epoch_floor..=self.tail.epoch_ceiling).contains(&head.epoch)
+            && (!behind_fence || head.epoch >= self.tail.fence.epoch)
     }
 
     /// It knows the missing record to be durable.
     fn proves(&self, record: &Record<'_>) -> bool {
-        self.is_later(record) && record.head.durable_sequence >= self.chain.next_sequence
+        self.is_later(record) && record.head.durable_sequence >= self.tail.next_sequence
     }
 
     /// The segments, with what the log took of them.
@@ -375,6 +382,11 @@ fn build(
         checkpoint_number: checkpoint.number,
         checkpoint: checkpoint.head,
         frozen_at: None,
+        resizing: None,
+        frozen_resizing: None,
+        limit_blocks: checkpoint.head.logical_blocks,
+        needs_mark: false,
+        scrub_at: None,
         segment_sums: parts.sums,
         locks: Vec::new(),
         claimed_bytes: 0,
@@ -382,7 +394,7 @@ fn build(
         checkpoints_asked: 0,
         checkpoints_done: 0,
         is_stopping: true,
-        space_wanted: false,
+        space_wanted: 0,
         space_retry: false,
         is_low: false,
         cleaning_asked: 0,
@@ -393,6 +405,7 @@ fn build(
     Core {
         port: Rc::clone(port),
         superblock,
+        grown: Cell::new(None),
         geometry,
         rules: superblock.record_rules(),
         choice: options.coder.unwrap_or(choice),

@@ -106,6 +106,19 @@ impl Segments {
         self.recent.push_back(open);
     }
 
+    /// More of them, all free.
+    pub(super) fn resize(&mut self, count: u32) {
+        self.free.extend(self.count()..count);
+        self.entries.resize(self.entries.len().max(count as usize), SegmentEntry::default());
+    }
+
+    /// One for map pages, for ever.
+    pub(super) fn take_for_map(&mut self) -> Option<u32> {
+        let segment = self.take()?;
+        self.entries[segment as usize].state = SegmentState::Map;
+        Some(segment)
+    }
+
     /// True if the log has been in it since the last freeze.
     pub(super) fn is_recent(&self, segment: u32) -> bool {
         self.recent.contains(&segment)

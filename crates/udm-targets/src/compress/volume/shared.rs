@@ -13,18 +13,21 @@
 use super::log::{Ground, Log, LogPoint};
 use super::options::{Done, Event, Options, Request, State, Trouble};
 use super::pages::Map;
+use super::resize::ResizeFault;
 use super::segments::Segments;
 use super::signal::{Clock, Signal};
 use super::tally::Tally;
 use crate::compress::codec::{Coder, CoderChoice};
 use crate::compress::format::checkpoint::CheckpointHead;
 use crate::compress::format::{Geometry, RecordFlags, Superblock};
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
+use udm_lane::TaskId;
 use udm_meta::Disk;
+use udm_meta::page::PageRegions;
 use udm_meta::record::RecordRules;
 use udm_types::Status;
 
@@ -36,8 +39,12 @@ pub(super) struct Port {
     pub(super) state: RefCell<State>,
     pub(super) done: RefCell<VecDeque<Done>>,
     pub(super) events: RefCell<VecDeque<Event>>,
+    /// Requests that have not ended, and whether they were accepted: those cannot be taken back.
+    pub(super) pending: RefCell<BTreeMap<u64, Pending>>,
     /// Accepted requests, in order, if somebody wants to know.
     pub(super) accepted: RefCell<VecDeque<u64>>,
+    /// Ends of resizes.
+    pub(super) resized: RefCell<VecDeque<Result<(), ResizeFault>>>,
     pub(super) tally: Tally,
     /// Bytes computed in this turn.
     pub(super) computed: Cell<usize>,
@@ -47,10 +54,18 @@ pub(super) struct Port {
     pub(super) core: RefCell<Option<Rc<Core>>>,
 }
 
+/// A request that has not ended.
+pub(super) struct Pending {
+    pub(super) task: TaskId,
+    pub(super) is_accepted: bool,
+}
+
 /// The volume proper.
 pub(super) struct Core {
     pub(super) port: Rc<Port>,
     pub(super) superblock: Superblock,
+    /// The superblock since the disk grew.
+    pub(super) grown: Cell<Option<Superblock>>,
     pub(super) geometry: Geometry,
     pub(super) rules: RecordRules,
     pub(super) choice: CoderChoice,
@@ -85,6 +100,15 @@ pub(super) struct Live {
     pub(super) frozen_at: Option<LogPoint>,
     /// Sums of the segment table's pages, to see which have changed.
     pub(super) segment_sums: Vec<u64>,
+    /// A resize that the next freeze takes up, and the one that the frozen changes belong to.
+    pub(super) resizing: Option<Resizing>,
+    pub(super) frozen_resizing: Option<Resizing>,
+    /// Where users' requests end: the logical size, or where a shrink will put it.
+    pub(super) limit_blocks: u64,
+    /// Damage was seen: the volume is to be marked.
+    pub(super) needs_mark: bool,
+    /// The block that a scrub goes on with.
+    pub(super) scrub_at: Option<u64>,
     /// Block ranges that are read and will be written by one request (partial blocks).
     pub(super) locks: Vec<Range<u64>>,
     /// Room in the buffers that requests have claimed and not used yet.
@@ -96,8 +120,8 @@ pub(super) struct Live {
     pub(super) checkpoints_done: u64,
     /// Background work is to end.
     pub(super) is_stopping: bool,
-    /// Somebody waits for a segment.
-    pub(super) space_wanted: bool,
+    /// Free segments that somebody waits for, the reserve included; 0 if nobody does.
+    pub(super) space_wanted: usize,
     /// Something was discarded since no space was found.
     pub(super) space_retry: bool,
     /// Little space is left, and it was said.
@@ -112,7 +136,25 @@ pub(super) struct Live {
     pub(super) record_bytes_at_freeze: u64,
 }
 
+/// What a volume is to become at a checkpoint.
+#[derive(Clone)]
+pub(super) struct Resizing {
+    pub(super) logical_blocks: u64,
+    pub(super) segments: u32,
+    pub(super) regions: PageRegions,
+}
+
 impl Port {
+    /// A request has its place in the order.
+    pub(super) fn note_accepted(&self, ticket: u64) {
+        if let Some(pending) = self.pending.borrow_mut().get_mut(&ticket) {
+            pending.is_accepted = true;
+        }
+        if self.options.tells_accepts {
+            self.accepted.borrow_mut().push_back(ticket);
+        }
+    }
+
     /// Tells the host.
     pub(super) fn event(&self, event: Event) {
         self.events.borrow_mut().push_back(event);
@@ -164,6 +206,12 @@ impl Core {
             State::ReadOnly(_) => Some(Status::ReadOnly),
             State::Failed(_) => Some(Status::IoErr),
         }
+    }
+
+    /// Metadata is damaged or cannot be written: the volume is to be checked.
+    pub(super) fn damaged(&self, trouble: Trouble) {
+        self.live.borrow_mut().needs_mark = true;
+        self.read_only(trouble);
     }
 
     /// Stops taking writes, for good, and wakes everybody who waits for something.

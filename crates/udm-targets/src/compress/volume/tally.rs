@@ -51,6 +51,10 @@ tally! {
     segments_cleaned,
     /// Segments freed by checkpoints.
     segments_freed,
+    /// Blocks that scrubs went over.
+    scrubbed_blocks,
+    /// Steps of scrubs that met damage.
+    scrub_errors,
     /// Extents that were read again because their checksum was wrong.
     rereads,
 }

@@ -8,3 +8,4 @@ mod cleaning;
 mod crashes;
 mod faults;
 mod host;
+mod resizes;

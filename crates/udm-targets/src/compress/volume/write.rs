@@ -108,7 +108,7 @@ async fn store(
         Content::Data(payload) => data_pieces(core, &bytes, payload, &patched).await,
         Content::Zeroes => zero_pieces(core, &bytes, &patched),
     };
-    let sequence = accept(core, &pieces, blocks, lock.is_some(), ticket).await?;
+    let sequence = accept(core, &pieces, blocks, lock.is_some(), Some(ticket)).await?;
     drop(claim);
     Ok(sequence)
 }
@@ -218,7 +218,7 @@ pub(super) fn push_extent(
 }
 
 /// Holes; goes on with the last piece if that ends where these begin.
-fn push_unmap(blocks: Range<u64>, pieces: &mut Vec<Piece>) {
+pub(super) fn push_unmap(blocks: Range<u64>, pieces: &mut Vec<Piece>) {
     let mut first_block = blocks.start;
     if let Some(Piece { entry: Entry::Unmap { first_block: before, blocks: count }, .. }) =
         pieces.last_mut()
@@ -271,7 +271,7 @@ pub(super) async fn accept(
     pieces: &[Piece],
     blocks: Range<u64>,
     has_lock: bool,
-    ticket: u64,
+    ticket: Option<u64>,
 ) -> Result<u64, Status> {
     loop {
         let timeout = match core.port.options.no_space {
@@ -294,12 +294,16 @@ fn try_accept(
     pieces: &[Piece],
     blocks: &Range<u64>,
     has_lock: bool,
-    ticket: u64,
+    ticket: Option<u64>,
 ) -> Option<Result<u64, Status>> {
     if let Some(status) = core.refusal() {
         return Some(Err(status));
     }
     let mut live = core.live.borrow_mut();
+    // A shrink that began meanwhile has cut these blocks off.
+    if ticket.is_some() && blocks.end > live.limit_blocks {
+        return Some(Err(Status::Invalid));
+    }
     if !has_lock && live.is_locked(blocks) {
         return None;
     }
@@ -313,7 +317,7 @@ fn try_accept(
     let plan = live.log.plan(pieces);
     if plan.segments > 0 && live.segments.free_count() < plan.segments + reserve {
         let is_final = live.is_out_of_space;
-        live.space_wanted = true;
+        live.space_wanted = live.space_wanted.max(plan.segments + reserve);
         drop(live);
         core.background.notify();
         let is_refused = is_final && core.port.options.no_space == NoSpace::Error;
@@ -322,8 +326,8 @@ fn try_accept(
     live.space_retry |= is_unmap && live.is_out_of_space;
     drop(live);
     let sequence = core.append(&plan, pieces, false);
-    if core.port.options.tells_accepts {
-        core.port.accepted.borrow_mut().push_back(ticket);
+    if let Some(ticket) = ticket {
+        core.port.note_accepted(ticket);
     }
     Some(Ok(sequence))
 }

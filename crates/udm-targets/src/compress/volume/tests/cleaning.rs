@@ -183,3 +183,27 @@ fn budgets_hold_while_a_small_volume_is_churned() {
     assert_eq!(world.volume.state(), State::Serving);
     assert!(world.volume.counters().counts.checkpoints > 1, "the delta was folded in");
 }
+
+/// Found by the crash enumerator: a request that needs several segments at once waited for ever.
+#[test]
+fn a_large_request_on_a_full_volume_ends_too() {
+    let timeout = Nanos::from_secs(5);
+    let options = Options { no_space: NoSpace::Queue { timeout }, ..Options::default() };
+    let mut world = World::open(formatted(tiny_shape(), 20, 1000), options);
+    world.run();
+    for first in (0..).step_by(16) {
+        let ticket = world.submit_write(first * BLOCK, &noise(16, first), BioFlags::empty());
+        if world.end(ticket).is_none() {
+            world.now = world.now + timeout;
+            assert_eq!(world.end(ticket), Some(Status::NoSpace));
+            break;
+        }
+    }
+    // Some room is left, but not for so much.
+    for blocks in [64, 48, 32] {
+        let ticket = world.submit_write(800 * BLOCK, &noise(blocks, 7), BioFlags::empty());
+        world.run();
+        world.now = world.now + timeout;
+        assert!(world.end(ticket).is_some(), "{blocks} blocks wait for ever");
+    }
+}

@@ -1,0 +1,205 @@
+//! The volume of the compress target as something to crash: the production code, made small.
+//!
+//! Segments of 16 to 64 KiB, records of 8 KiB and more, a disk of some hundred KiB: everything
+//! that takes hours on a large disk (a full log, a freed segment, a map page written for the
+//! second time) happens every few requests here. Some setups spread the blocks over islands that
+//! lie across the borders of map pages, so that a few requests touch several pages.
+//!
+//! Rules. Nothing is done here that the target does not do. The options are those of a table line,
+//! with small budgets, so that checkpoints and cleaning happen by themselves as well.
+//!
+//! The tricky case is the size: the physical space is drawn just above what the islands can need
+//! without compression, so writes wait for the cleaner, and hardly ever fail for want of space.
+
+use crate::crash::subject::{Busy, CrashSubject, Order, Request, Shape, Standing};
+use fastrand::Rng;
+use udm_meta::Disk;
+use udm_targets::compress::codec::CoderChoice;
+use udm_targets::compress::format::{Codec, Defaults, Shape as FormatShape};
+use udm_targets::compress::tools::check::{CheckRequest, check};
+use udm_targets::compress::tools::format::{FormatRequest, format};
+use udm_targets::compress::volume;
+use udm_targets::compress::volume::{NoSpace, Options, State, Volume};
+use udm_types::{Nanos, Status};
+
+/// Blocks of a map page.
+const PAGE_BLOCKS: usize = 504;
+/// Bytes an incompressible block takes at most, its share of tables and padding included.
+const BLOCK_COST_BYTES: u64 = 4096 + 512;
+/// Sectors of a block.
+const BLOCK_SECTORS: usize = 8;
+
+/// Geometry and options.
+#[derive(Clone, Debug)]
+pub(crate) struct CompressSetup {
+    format: FormatRequest,
+    options: Options,
+    shape: Shape,
+}
+
+/// The volume.
+pub(crate) struct Compress {
+    volume: Volume,
+    is_told_to_stop: bool,
+}
+
+impl CrashSubject for Compress {
+    type Setup = CompressSetup;
+
+    fn draw(rng: &mut Rng) -> CompressSetup {
+        let segment_shift = rng.u8(14..=16);
+        let physical_shift = [9, 9, 12][rng.usize(0..3)];
+        let segment_bytes = 1_u64 << segment_shift;
+        let extent_blocks = rng.u8(1..=8).min(if segment_shift == 14 { 2 } else { 6 });
+        let record_limit = (segment_bytes as u32 >> rng.u32(0..2))
+            .max((u32::from(extent_blocks) * 4096 + 4096).next_power_of_two());
+        let islands = rng.usize(1..=4);
+        let island_blocks = if islands == 1 { rng.usize(16..64) } else { rng.usize(8..24) };
+        let used_blocks = (islands * island_blocks) as u64;
+        let logical_blocks = match islands {
+            1 => island_blocks,
+            _ => PAGE_BLOCKS * (islands + 1),
+        };
+        let needed = (used_blocks * BLOCK_COST_BYTES).div_ceil(segment_bytes);
+        let reserve_segments = rng.u64(4..=6);
+        let segments = needed + needed / 4 + reserve_segments + 4 + rng.u64(0..12);
+        let meta_bytes = 8192 * (islands as u64 + 4) + (6 << 12);
+        let disk_len_bytes =
+            (meta_bytes.next_multiple_of(segment_bytes)) + (segments + 1) * segment_bytes;
+        let options = draw_options(segment_bytes, rng);
+        let mut uuid = [0; 16];
+        rng.fill(&mut uuid);
+        let format = FormatRequest {
+            shape: FormatShape {
+                physical_shift,
+                segment_shift,
+                unit_shift: 6,
+                record_limit_bytes: record_limit.min(segment_bytes as u32),
+                extent_blocks,
+                reserve_segments,
+                growth: 1,
+            },
+            logical_bytes: Some(logical_blocks as u64 * 4096),
+            uuid,
+            salt: rng.u32(..),
+            defaults: Defaults { codec: Codec::Lz4, level: 0 },
+            is_discarded: rng.bool(),
+        };
+        let start = if islands == 1 { 0 } else { PAGE_BLOCKS - island_blocks / 2 };
+        let shape = Shape {
+            disk_len_bytes,
+            len_sectors: islands * island_blocks * BLOCK_SECTORS,
+            island_sectors: island_blocks * BLOCK_SECTORS,
+            stride_sectors: PAGE_BLOCKS * BLOCK_SECTORS,
+            start_sector: start * BLOCK_SECTORS,
+            block_sectors: BLOCK_SECTORS,
+            request_len_sectors: 16 * BLOCK_SECTORS,
+            is_writethrough: options.writeback.is_none(),
+            has_background: true,
+        };
+        CompressSetup { format, options, shape }
+    }
+
+    fn shape(setup: &CompressSetup) -> Shape {
+        setup.shape
+    }
+
+    async fn format(setup: &CompressSetup, disk: Disk) -> Result<(), String> {
+        let made = format(&disk, &setup.format, &mut |_| {}).await;
+        made.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn open(setup: &CompressSetup, disk: Disk, now: Nanos) -> Compress {
+        let volume = Volume::open(disk, setup.options.clone(), now);
+        Compress { volume, is_told_to_stop: false }
+    }
+
+    fn standing(&self) -> Standing {
+        match self.volume.state() {
+            State::ReadOnly(trouble) | State::Failed(trouble) => {
+                Standing::Refusing(format!("{trouble} ({trouble:?})"))
+            }
+            State::Recovering => Standing::Recovering,
+            State::Serving if self.is_told_to_stop && self.volume.is_stopped() => Standing::Stopped,
+            State::Serving => Standing::Serving,
+        }
+    }
+
+    fn submit(&mut self, request: Request) {
+        let Request { ticket, op, flags, offset_bytes, len_bytes, payload } = request;
+        let request = volume::Request { ticket, op, flags, offset_bytes, len_bytes, payload };
+        self.volume.submit(request);
+    }
+
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::Checkpoint => self.volume.checkpoint(),
+            Order::Clean(segments) => self.volume.gc(segments),
+            Order::Stop { flush } => {
+                self.is_told_to_stop = true;
+                self.volume.request_stop(flush);
+            }
+            Order::Start => {
+                self.is_told_to_stop = false;
+                self.volume.start();
+            }
+        }
+    }
+
+    fn turn(&mut self, now: Nanos) -> bool {
+        let has_more = self.volume.turn(now);
+        // Events are for people; here they would only pile up.
+        while self.volume.next_event().is_some() {}
+        has_more
+    }
+
+    fn next_timer(&self) -> Option<Nanos> {
+        self.volume.next_timer()
+    }
+
+    fn next_accepted(&mut self) -> Option<u64> {
+        self.volume.next_accepted()
+    }
+
+    fn next_done(&mut self) -> Option<(u64, Status)> {
+        self.volume.next_done()
+    }
+
+    fn busy(&self) -> Busy {
+        let counters = self.volume.counters();
+        Busy { checkpoint: counters.is_checkpointing, cleaning: false, resize: false }
+    }
+
+    async fn check(_setup: &CompressSetup, disk: Disk) -> Result<(), String> {
+        let report = check(&disk, &CheckRequest::default(), &mut |_| {}).await;
+        match report.is_sound() {
+            true => Ok(()),
+            false => Err(format!("{:?}", report.findings)),
+        }
+    }
+}
+
+/// Small budgets, so that everything happens by itself as well.
+fn draw_options(segment_bytes: u64, rng: &mut Rng) -> Options {
+    let coder = CoderChoice {
+        codec: [Codec::Lz4, Codec::Lz4, Codec::Zstd, Codec::Raw][rng.usize(0..4)],
+        level: 0,
+    };
+    let writeback = [None, Some(Nanos::from_millis(20)), Some(Nanos::from_secs(1))];
+    Options {
+        writeback: writeback[rng.usize(0..3)],
+        coder: Some(coder),
+        extent_blocks: None,
+        delta_bytes: [16 << 10, 64 << 10, 1 << 20][rng.usize(0..3)],
+        cache_bytes: [8 << 10, 256 << 10][rng.usize(0..2)],
+        buffer_bytes: [96 << 10, 1 << 20][rng.usize(0..2)],
+        checkpoint_log_bytes: segment_bytes * rng.u64(2..40),
+        discard_passdown: rng.bool(),
+        no_space: match rng.bool() {
+            true => NoSpace::Error,
+            false => NoSpace::Queue { timeout: Nanos::from_secs(5) },
+        },
+        tells_accepts: true,
+        ..Options::default()
+    }
+}

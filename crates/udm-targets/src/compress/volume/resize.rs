@@ -1,0 +1,175 @@
+//! Other sizes while everything goes on: the logical size both ways, and a disk that grew.
+//!
+//! ```text
+//! grow logical    pages "never written" are all there is to it; past META, whole free segments
+//!                 become regions of map pages
+//! shrink logical  users' requests end at the new size; what is cut off becomes holes in the log
+//! grow the disk   superblock first (it says what may be used), more segments after
+//! then            a checkpoint makes it the truth, in the same step as everything else
+//! ```
+//!
+//! Rules. Until that checkpoint is durable the volume has its old size, and a crash leaves the old
+//! one or the new one. Nobody sees a larger size before it is durable.
+//!
+//! The tricky case is a write beyond the new end of a shrink that was on its way: it is refused
+//! when it wants to be accepted ([`Live::limit_blocks`](super::shared::Live)), which is before the
+//! holes are, so nothing lies behind the end when the pages there are given up.
+
+use super::options::State;
+use super::shared::{Core, Resizing};
+use super::write::{accept, push_unmap};
+use crate::compress::format::checkpoint::REGIONS_MAX;
+use crate::compress::format::{BLOCK_BYTES, Geometry, Superblock};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::fmt;
+use udm_meta::page::{PAGE_PAIR_BYTES, PageRegion, PageRegions};
+use udm_meta::superblock::write_copies;
+use udm_types::Status;
+
+/// Sizes to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// The logical size, a multiple of 4096; without, as it is.
+    pub logical_bytes: Option<u64>,
+    /// Use the whole disk, if it is larger than it was.
+    pub grows_to_disk: bool,
+}
+
+/// Why a volume kept its sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResizeFault {
+    /// It does not serve.
+    NotServing,
+    /// Another resize is under way.
+    Busy,
+    /// Not a positive multiple of 4096, or more than the volume was laid out for.
+    Logical {
+        /// The most it can have.
+        limit_bytes: u64,
+    },
+    /// More map pages are needed than free segments, or regions, there are.
+    NoRoomForMap,
+    /// The disk grew beyond what the volume was laid out for; it stays as it was.
+    DiskTooLarge,
+    /// The disk failed, or the volume stopped serving.
+    Failed(Status),
+}
+
+impl fmt::Display for ResizeFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ResizeFault::NotServing => f.write_str("the volume does not serve"),
+            ResizeFault::Busy => f.write_str("another resize is under way"),
+            ResizeFault::Logical { limit_bytes } => {
+                write!(f, "the logical size is a multiple of 4096 up to {limit_bytes} bytes")
+            }
+            ResizeFault::NoRoomForMap => f.write_str("there is no room for more map pages"),
+            ResizeFault::DiskTooLarge => {
+                f.write_str("the volume was not laid out for so large a device")
+            }
+            ResizeFault::Failed(status) => write!(f, "it failed: {}", status.describe()),
+        }
+    }
+}
+
+/// Task: one resize.
+pub(super) async fn resize(core: Rc<Core>, sizes: Sizes) {
+    let outcome = try_resize(&core, sizes).await;
+    core.port.resized.borrow_mut().push_back(outcome);
+}
+
+async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
+    if *core.port.state.borrow() != State::Serving {
+        return Err(ResizeFault::NotServing);
+    }
+    let logical_blocks = wanted_blocks(core, sizes)?;
+    let old_blocks = core.live.borrow().map.logical_blocks;
+    let segments = match sizes.grows_to_disk {
+        true => grow_superblock(core).await?,
+        false => core.live.borrow().checkpoint.segments,
+    };
+    if logical_blocks < old_blocks {
+        core.live.borrow_mut().limit_blocks = logical_blocks;
+        let mut pieces = Vec::new();
+        push_unmap(logical_blocks..old_blocks, &mut pieces);
+        let cut = accept(core, &pieces, logical_blocks..old_blocks, false, None).await;
+        cut.map_err(ResizeFault::Failed)?;
+    }
+    {
+        let mut live = core.live.borrow_mut();
+        if live.resizing.is_some() || live.frozen_resizing.is_some() {
+            return Err(ResizeFault::Busy);
+        }
+        let regions = regions_for(core, &mut live, logical_blocks)?;
+        live.resizing = Some(Resizing { logical_blocks, segments, regions });
+    }
+    let number = core.ask_checkpoint();
+    let is_done = core
+        .background
+        .wait_for(|| {
+            let is_refused = core.refusal();
+            match core.live.borrow().checkpoints_done >= number {
+                true => Some(Ok(())),
+                false => is_refused.map(Err),
+            }
+        })
+        .await;
+    core.room.notify();
+    is_done.map_err(ResizeFault::Failed)
+}
+
+fn wanted_blocks(core: &Core, sizes: Sizes) -> Result<u64, ResizeFault> {
+    let live = core.live.borrow();
+    if live.resizing.is_some() || live.frozen_resizing.is_some() {
+        return Err(ResizeFault::Busy);
+    }
+    let Some(bytes) = sizes.logical_bytes else { return Ok(live.map.logical_blocks) };
+    let limit_bytes = core.geometry.logical_limit_blocks() * BLOCK_BYTES;
+    let is_possible = bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES) && bytes <= limit_bytes;
+    if is_possible { Ok(bytes / BLOCK_BYTES) } else { Err(ResizeFault::Logical { limit_bytes }) }
+}
+
+/// Where the pages of so many blocks lie: as now, and free segments for those without a place.
+fn regions_for(
+    core: &Core,
+    live: &mut super::shared::Live,
+    logical_blocks: u64,
+) -> Result<PageRegions, ResizeFault> {
+    let geometry = &core.geometry;
+    let mut regions = live.map.regions.clone();
+    let pages = geometry.page_count(logical_blocks);
+    let per_segment = geometry.segment_bytes() / PAGE_PAIR_BYTES;
+    let missing = pages.saturating_sub(regions.page_count()).div_ceil(per_segment);
+    let room = live.segments.free_count().saturating_sub(core.reserve());
+    // META is the first region, and not among those that a checkpoint lists.
+    if missing > room as u64 || regions.as_slice().len() as u64 - 1 + missing > REGIONS_MAX as u64 {
+        return Err(ResizeFault::NoRoomForMap);
+    }
+    for _ in 0..missing {
+        let segment = live.segments.take_for_map().ok_or(ResizeFault::NoRoomForMap)?;
+        let region = PageRegion {
+            first_page: regions.page_count(),
+            page_count: per_segment,
+            offset_bytes: geometry.segment_offset_bytes(segment),
+        };
+        regions.push(region).map_err(|_region| ResizeFault::NoRoomForMap)?;
+    }
+    Ok(regions)
+}
+
+/// Tells the superblock that the disk is larger; gives how many segments there are then.
+async fn grow_superblock(core: &Rc<Core>) -> Result<u32, ResizeFault> {
+    let mut superblock = core.grown.get().unwrap_or(core.superblock);
+    let device_bytes = core.port.disk.len_bytes() / BLOCK_BYTES * BLOCK_BYTES;
+    let geometry = Geometry { device_bytes, ..superblock.geometry };
+    if device_bytes > superblock.geometry.device_bytes {
+        geometry.check().map_err(|_fault| ResizeFault::DiskTooLarge)?;
+        superblock = Superblock { geometry, generation: superblock.generation + 1, ..superblock };
+        let places = geometry.superblock_offsets();
+        let written = write_copies(&core.port.disk, &places, &superblock.to_image()).await;
+        written.map_err(|error| ResizeFault::Failed(error.status))?;
+        core.grown.set(Some(superblock));
+    }
+    u32::try_from(superblock.geometry.segment_limit()).map_err(|_| ResizeFault::DiskTooLarge)
+}
