@@ -18,7 +18,7 @@ use core::fmt;
 use udm_meta::Disk;
 use udm_meta::bytes::read_vec;
 use udm_meta::chain::{Chain, ChainFault};
-use udm_meta::record::{LogPlace, Record, RecordFault, RecordRules};
+use udm_meta::record::{LogPlace, Record, RecordFault, RecordHead, RecordRules};
 use udm_types::Status;
 
 /// Bytes read ahead.
@@ -131,16 +131,23 @@ pub async fn walk(disk: &Disk, view: &View, visit: RecordVisit<'_>) -> LogEnd {
     loop {
         let mut found = None;
         end.stops.clear();
+        // Of two that fit the later life's counts; a given up tail may have stayed whole.
         for place in chain.places(&rules) {
             match accept(disk, view, &mut window, &chain, place).await {
                 Ok(accepted) => {
-                    found = Some((place, accepted));
-                    break;
+                    let is_later = found
+                        .is_none_or(|(_, before): (_, Accepted)| accepted.epoch > before.epoch);
+                    if is_later {
+                        found = Some((place, accepted));
+                    }
+                    if accepted.epoch == chain.epoch_ceiling {
+                        break;
+                    }
                 }
                 Err(stop) => end.stops.push((place, stop)),
             }
         }
-        let Some((place, total_bytes)) = found else { break };
+        let Some((place, Accepted { total_bytes, .. })) = found else { break };
         let Ok(bytes) = window.at(disk, view, place, total_bytes).await else { break };
         let bytes = &bytes[..total_bytes as usize];
         let Ok(record) = Record::parse(&rules, place, bytes) else { break };
@@ -159,19 +166,26 @@ pub async fn walk(disk: &Disk, view: &View, visit: RecordVisit<'_>) -> LogEnd {
     end.dropped_records = group_records;
     let is_unreadable = end.stops.iter().any(|(_, stop)| matches!(stop, Stop::Unreadable(_)));
     end.is_damaged = is_unreadable
-        || end.durable_sequence >= end.chain.next_sequence
+        || end.durable_sequence >= chain.next_sequence
         || is_missed(disk, view, &chain).await;
     end
 }
 
-/// The length of the record at `place`, if it is whole and the next one.
+/// A whole record that goes on with the chain.
+#[derive(Clone, Copy)]
+struct Accepted {
+    total_bytes: u32,
+    epoch: u32,
+}
+
+/// The record at `place`, if it is whole and the next one.
 async fn accept(
     disk: &Disk,
     view: &View,
     window: &mut Window,
     chain: &Chain,
     place: LogPlace,
-) -> Result<u32, Stop> {
+) -> Result<Accepted, Stop> {
     let rules = view.superblock.record_rules();
     if place.segment >= view.checkpoint.head.segments {
         return Err(Stop::Outside);
@@ -190,7 +204,8 @@ async fn accept(
                 }
                 verify(&rules, &record, Some(&bytes[..record.total_bytes as usize]))
                     .map_err(Stop::Entries)?;
-                return Ok(record.total_bytes);
+                let RecordHead { epoch, .. } = record.head;
+                return Ok(Accepted { total_bytes: record.total_bytes, epoch });
             }
         }
     }

@@ -174,6 +174,8 @@ struct Replay {
     /// Segments that the log may go on in: free, as the checkpoint knows them, or its next one.
     usable: BTreeSet<u32>,
     window: Window,
+    /// A segment and the sequence of the record at its start, as it was seen last.
+    first_of: Option<(u32, Option<u64>)>,
 }
 
 /// What a group did so far; nothing of it counts before its last record.
@@ -204,6 +206,7 @@ impl Replay {
             entered: Vec::new(),
             usable,
             window: Window::default(),
+            first_of: None,
         }
     }
 
@@ -260,36 +263,76 @@ impl Replay {
         group: &mut Group,
         disk: &Disk,
     ) -> Result<Option<RecordFlags>, DiskError> {
-        for place in group.chain.places(&self.rules) {
+        for place in self.candidates(&group.chain, disk).await?.into_iter().flatten() {
             self.window.load(&self.geometry, &self.rules, place, disk).await?;
-            let bytes = self.window.at(place);
-            let Ok(record) = Record::parse(&self.rules, place, bytes) else { continue };
-            if group.chain.check(&record.head).is_err() {
-                continue;
+            if let Some(flags) = self.take(group, place) {
+                return Ok(Some(flags));
             }
-            let Ok(flags) = entry::verify(&self.rules, &record, Some(bytes)) else { continue };
-            let is_moving = place.segment != group.chain.place.segment;
-            let next = record.head.next_segment;
-            let has_next = self.usable.contains(&next)
-                && next != place.segment
-                && !self.entered.contains(&next)
-                && !group.entered.contains(&next);
-            if !has_next {
-                continue;
-            }
-            if is_moving {
-                group.entered.push(place.segment);
-            }
-            if !flags.contains(RecordFlags::SUMMARY) {
-                let sequence = record.head.sequence;
-                let entries = entry::entries(&self.rules, &record).flatten();
-                group.entries.extend(entries.map(|placed| (place, sequence, placed)));
-            }
-            group.chain.follow(place, &record);
-            group.records += 1;
-            return Ok(Some(flags));
         }
         Ok(None)
+    }
+
+    /// Where records lie that go on with the chain, the one of the later life first.
+    ///
+    /// A tail that an earlier recovery gave up may still be whole behind the last record, where
+    /// nothing was written since: what came instead did not fit there and lies in the next
+    /// segment. The fence shuts the old tail out only until a second recovery moves the fence
+    /// behind it. Records of the volume's own epoch are never old, so most places end the search.
+    async fn candidates(
+        &mut self,
+        chain: &Chain,
+        disk: &Disk,
+    ) -> Result<[Option<LogPlace>; 2], DiskError> {
+        let mut found: [Option<(u32, LogPlace)>; 2] = [None, None];
+        for (index, place) in chain.places(&self.rules).enumerate() {
+            let is_known_other = place.offset_bytes == 0
+                && self.first_of.is_some_and(|(segment, sequence)| {
+                    segment == place.segment && sequence != Some(chain.next_sequence)
+                });
+            if found[0].is_some_and(|(epoch, _)| epoch == chain.epoch_ceiling) || is_known_other {
+                break;
+            }
+            self.window.load(&self.geometry, &self.rules, place, disk).await?;
+            let record = Record::parse(&self.rules, place, self.window.at(place)).ok();
+            if place.offset_bytes == 0 {
+                let sequence = record.as_ref().map(|record| record.head.sequence);
+                self.first_of = Some((place.segment, sequence));
+            }
+            found[index] = record
+                .filter(|record| chain.check(&record.head).is_ok())
+                .map(|record| (record.head.epoch, place));
+        }
+        if found[1].map(|(epoch, _)| epoch) > found[0].map(|(epoch, _)| epoch) {
+            found.swap(0, 1);
+        }
+        Ok(found.map(|found| found.map(|(_, place)| place)))
+    }
+
+    /// Takes the record at a place in memory into the group, if it is whole.
+    fn take(&mut self, group: &mut Group, place: LogPlace) -> Option<RecordFlags> {
+        let bytes = self.window.at(place);
+        let record = Record::parse(&self.rules, place, bytes).ok()?;
+        let flags = entry::verify(&self.rules, &record, Some(bytes)).ok()?;
+        let is_moving = place.segment != group.chain.place.segment;
+        let next = record.head.next_segment;
+        let has_next = self.usable.contains(&next)
+            && next != place.segment
+            && !self.entered.contains(&next)
+            && !group.entered.contains(&next);
+        if !has_next {
+            return None;
+        }
+        if is_moving {
+            group.entered.push(place.segment);
+        }
+        if !flags.contains(RecordFlags::SUMMARY) {
+            let sequence = record.head.sequence;
+            let entries = entry::entries(&self.rules, &record).flatten();
+            group.entries.extend(entries.map(|placed| (place, sequence, placed)));
+        }
+        group.chain.follow(place, &record);
+        group.records += 1;
+        Some(flags)
     }
 
     /// True if a record behind the end says that the one missing here was durable: then this is no
