@@ -109,6 +109,11 @@ impl<'a> Dresser<'a> {
         self.line(len, &rest);
     }
 
+    /// True if what a leg stands on answers every I/O in the end, whatever paths do.
+    fn answers(&self, leg: Leg) -> bool {
+        self.swarm.luns == 0 || matches!(leg.below, Below::Disk(_))
+    }
+
     fn linear(&mut self, stack: &Stack, leg: Leg, len: Sector) {
         let block = self.swarm.block_sectors;
         let device = shown(stack, leg);
@@ -158,7 +163,9 @@ impl<'a> Dresser<'a> {
                 let (up, down) = (self.rng.u32(0..2), self.rng.u32(1..2));
                 self.line(len, &format!("flakey {device} {up} {down}{feature}"));
             }
-            8 if self.swarm.hold && !self.plain => {
+            // Its resume waits for an I/O of its own; one for a device whose paths are all gone would
+            // wait until somebody gives it up, and this world waits for the resume.
+            8 if self.swarm.hold && !self.plain && self.answers(leg) => {
                 self.dress.orderly = false;
                 let (home, batch) = (self.rng.u32(0..4), self.rng.u32(1..6));
                 let background_ms = self.rng.u32(0..3) * 7;
