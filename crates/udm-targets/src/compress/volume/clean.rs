@@ -1,7 +1,7 @@
 //! Making space: copying what is live out of segments that are mostly dead.
 //!
 //! ```text
-//! low        fewer free segments than a tenth: clean what is cheap
+//! low        few free segments: clean what is cheap
 //! urgent     hardly more than the reserve, or somebody waits: clean whatever gains anything
 //! ```
 //!
@@ -93,14 +93,15 @@ impl Core {
         live.segments.free_count() + live.segments.held_count()
     }
 
+    /// Ordinary cleaning begins here. Low: what is free is not there for dead data to gather in,
+    /// and the more of that there is, the cheaper is cleaning.
     fn low_mark(&self) -> usize {
         let count = self.live.borrow().segments.count() as usize;
-        (count / 10).max(self.reserve() + 2)
+        (count / 32).max(self.reserve() + 3)
     }
 
     fn urgent_mark(&self) -> usize {
-        let count = self.live.borrow().segments.count() as usize;
-        (count * 3 / 100).max(self.reserve() + 1)
+        self.reserve() + 1
     }
 
     /// Whether there is a reason to clean.
@@ -121,21 +122,17 @@ impl Core {
         }
     }
 
-    /// Says once that little space is left.
-    fn tell_low(&self) {
-        let (available, low) = (self.available(), self.low_mark());
-        let mut live = self.live.borrow_mut();
-        if available < low && !live.is_low {
-            live.is_low = true;
+    /// Says once that there is hardly anything to gain by cleaning: the volume is nearly full.
+    fn tell_low(&self, is_low: bool) {
+        let was_low = core::mem::replace(&mut self.live.borrow_mut().is_low, is_low);
+        if is_low && !was_low {
             self.port.event(Event::LowSpace);
         }
-        live.is_low &= available < low + low / 4;
     }
 }
 
 /// Cleans until the need is gone, or nothing is gained any more.
 async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
-    core.tell_low();
     core.live.borrow_mut().space_retry = false;
     // What has died since the last checkpoint costs nothing to free.
     if need != Need::Asked {
@@ -154,6 +151,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             }
         };
         if is_enough {
+            core.tell_low(false);
             break;
         }
         let batch = if need == Need::Asked { BATCH.min(asked) } else { BATCH };
@@ -173,6 +171,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             (best, in_vain) = (core.available(), 0);
         }
         if in_vain >= VAIN_MAX {
+            core.tell_low(need != Need::Asked);
             let mut live = core.live.borrow_mut();
             live.clean_after = live.log.record_bytes + 2 * core.geometry.segment_bytes();
             break;

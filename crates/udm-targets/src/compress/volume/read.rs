@@ -57,6 +57,39 @@ struct Stretch {
     parts: Range<usize>,
 }
 
+/// What a read of the disk brought.
+enum Bytes {
+    /// In its buffer, which nobody else holds.
+    Buffer(Buf),
+    /// A copy, if somebody does.
+    Copy(Vec<u8>),
+}
+
+impl Bytes {
+    fn of(payload: Payload) -> Bytes {
+        let len = payload.len_bytes() as usize;
+        let copy = |payload: &Payload| {
+            let mut bytes = alloc::vec![0; len];
+            payload.copy_out(0, &mut bytes);
+            Bytes::Copy(bytes)
+        };
+        let is_whole = payload.segments().next().is_some_and(|first| {
+            first.offset_bytes == 0 && first.buf.len_bytes() == len && first.buf.is_unique()
+        });
+        if !is_whole {
+            return copy(&payload);
+        }
+        payload.into_first_buf().map_or(Bytes::Copy(Vec::new()), Bytes::Buffer)
+    }
+
+    fn as_slice(&mut self) -> &[u8] {
+        match self {
+            Bytes::Buffer(buf) => buf.get_mut().map_or(&[], |bytes| bytes),
+            Bytes::Copy(bytes) => bytes,
+        }
+    }
+}
+
 /// Reads `payload.len_bytes()` bytes from `offset_bytes` on.
 pub(super) async fn read(core: &Rc<Core>, offset_bytes: u64, payload: &Payload) -> Status {
     let end_bytes = offset_bytes + payload.len_bytes();
@@ -143,15 +176,16 @@ async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> 
         rest(core, &part.blocks).await;
     }
     for (stretch, read) in stretches.iter().zip(reads) {
-        let outcome = read.await;
+        let mut outcome = read.await.map(Bytes::of);
         for part in &parts[stretch.parts.clone()] {
             let Source::Disk(extent) = &part.source else { continue };
-            let is_read = match &outcome {
-                Ok(payload) => {
-                    let at = extent_offset(core, extent) - stretch.offset_bytes;
-                    let mut bytes = alloc::vec![0; stored_bytes(core, extent)];
-                    payload.copy_out(at, &mut bytes);
-                    decode(core, part, Some(extent), extent.index, &bytes, target).is_ok()
+            let is_read = match &mut outcome {
+                Ok(bytes) => {
+                    let at = (extent_offset(core, extent) - stretch.offset_bytes) as usize;
+                    let stored = bytes.as_slice().get(at..at + stored_bytes(core, extent));
+                    stored.is_some_and(|bytes| {
+                        decode(core, part, Some(extent), extent.index, bytes, target).is_ok()
+                    })
                 }
                 Err(_) => false,
             };

@@ -315,7 +315,8 @@ fn try_accept(
     let is_unmap = pieces.iter().all(|piece| matches!(piece.entry, Entry::Unmap { .. }));
     let reserve = if is_unmap { UNMAP_RESERVE.min(core.reserve()) } else { core.reserve() };
     let plan = live.log.plan(pieces);
-    if plan.segments > 0 && live.segments.free_count() < plan.segments + reserve {
+    // Also what would fit the open segment: below the reserve, that room is the cleaner's.
+    if live.segments.free_count() < plan.segments + reserve {
         let is_final = live.is_out_of_space;
         live.space_wanted = live.space_wanted.max(plan.segments + reserve);
         drop(live);

@@ -207,3 +207,21 @@ fn a_large_request_on_a_full_volume_ends_too() {
         assert!(world.end(ticket).is_some(), "{blocks} blocks wait for ever");
     }
 }
+
+/// Found by a benchmark: zeroes may take from the reserve, and others then filled what they opened,
+/// until the cleaner had nothing left to copy into.
+#[test]
+fn zeroes_do_not_let_others_into_the_reserve() {
+    let mut world = World::open(formatted(tiny_shape(), 30, 300), Options::default());
+    world.run();
+    let mut rng = fastrand::Rng::with_seed(8);
+    for step in 0..4000 {
+        let at = rng.u64(..300) * BLOCK;
+        let bytes = match step % 3 {
+            0 => alloc::vec![0; BLOCK as usize],
+            _ => noise(1, step),
+        };
+        assert_eq!(world.write(at, &bytes), Status::Ok, "step {step}");
+    }
+    assert!(!world.events.contains(&Event::OutOfSpace));
+}
