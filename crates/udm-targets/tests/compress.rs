@@ -463,3 +463,57 @@ impl Soak {
         fits.unwrap_or_else(|text| panic!("round {round}: {text}"));
     }
 }
+
+/// Suspends and resumes that are given up in the middle, at every step of draining, settling and
+/// recovering, over a disk that answers only so many operations.
+#[test]
+fn changes_that_are_given_up_lose_nothing() {
+    const LINES: [&str; 2] = ["0 2048 compress d0", "0 2048 compress d0 1 writethrough"];
+    let mut world = world();
+    let dm = world.create("t", LINES[0]);
+    let mut soak = Soak { dm, model: Model::new(LOGICAL_SECTORS), random: 7, len: 2048 };
+    let (mut given_up, mut gone_through) = (0, 0);
+    for round in 0..400 {
+        world.lower("d0").hold(OpSet::all());
+        let tickets = soak.submit_some(&mut world, round);
+        let swaps = soak.below(2) == 0;
+        if swaps {
+            world.load(dm, LINES[soak.below(2) as usize]);
+        }
+        let noflush = soak.below(2) == 0;
+        let change = match swaps || soak.below(2) == 0 {
+            true => start_resume(&mut world, dm, options(noflush)),
+            false => world.start_suspend(dm, options(noflush)),
+        };
+        // A swap needs some twenty: writes, the last flush, the recovery.
+        for _ in 0..soak.below(24) {
+            world.lower("d0").release(0);
+            world.run();
+        }
+        match world.answer(change) {
+            Some(answer) => {
+                assert!(answer.is_ok(), "round {round}: {answer:?}");
+                gone_through += 1;
+            }
+            None => {
+                assert!(world.request(Request::Cancel { ticket: change.number() }).is_ok());
+                assert_eq!(refused(&mut world, change).0, ErrorCode::SuspendCancelled);
+                given_up += 1;
+            }
+        }
+        world.lower("d0").flow();
+        world.run();
+        world.resume(dm);
+        world.settle();
+        for ticket in tickets {
+            assert_eq!(world.done(ticket).expect("back").status, Status::Ok, "round {round}");
+        }
+        soak.check_some(&mut world, round);
+    }
+    assert!(given_up > 100 && gone_through > 100, "{given_up} and {gone_through}");
+    let all = world.io(dm, Io::read(0, LOGICAL_SECTORS));
+    soak.model.check(0, &all.bytes).expect("all of it");
+    world.remove(dm);
+    world.assert_quiet();
+    assert_clean(world.lower("d0"));
+}

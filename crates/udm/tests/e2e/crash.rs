@@ -7,8 +7,9 @@
 //!
 //! The tricky case is a version sent but not acknowledged: old and new are both right.
 
-use super::common::Place;
+use super::common::{Daemon, Place};
 use super::nbd::{FUA, NbdClient};
+use super::outside::until;
 use super::verified::stamp;
 use std::path::PathBuf;
 use std::sync::mpsc::{Sender, channel};
@@ -101,10 +102,8 @@ fn told(place: &Place) -> serde_json::Value {
 #[test]
 fn what_was_flushed_survives_kill_9_and_so_does_the_set_up() {
     let place = Place::new();
-    let state = place.text("state");
-    let socket = place.path("nbd.sock");
     let (one, two) = (place.file("one.img", 1 << 20), place.file("two.img", 1 << 20));
-    let mut daemon = place.daemon(&["--state", &state]);
+    let daemon = place.daemon(&["--state", &place.text("state")]);
     let pool = format!("0 2048 linear {one} 0\n2048 2048 linear {two} 0");
     place
         .udm(&["create", "pool", "-u", "uuid-pool", "-j", "254", "-m", "9", "--table", &pool])
@@ -113,6 +112,32 @@ fn what_was_flushed_survives_kill_9_and_so_does_the_set_up() {
         "0 2048 striped 2 8 dm:pool 0 dm:pool 2048".to_owned(),
         (0..256).map(piece).collect::<Vec<_>>().join("\n"),
     ];
+    kill_and_compare(&place, daemon, &tables);
+}
+
+#[test]
+fn what_was_flushed_survives_kill_9_in_a_compress_volume() {
+    let place = Place::new();
+    let disk = place.file("disk.img", 32 << 20);
+    place.udm(&["compress", "format", &disk]).ok();
+    let daemon = place.daemon(&["--state", &place.text("state"), "--lanes", "2"]);
+    let tables = [
+        format!("0 2048 compress {disk}"),
+        format!("0 2048 compress {disk} 3 writethrough compressor zstd"),
+    ];
+    kill_and_compare(&place, daemon, &tables);
+    // The kernel lets go of the ring's file some time after the daemon's end.
+    let told = until("the disk is free", || {
+        let told = place.udm(&["compress", "check", &disk]);
+        (!told.err.contains("in use")).then_some(told)
+    });
+    told.ok();
+}
+
+/// Device `v` with one table or the other, under load, among swaps and kills.
+fn kill_and_compare(place: &Place, mut daemon: Daemon, tables: &[String; 2]) {
+    let state = place.text("state");
+    let socket = place.path("nbd.sock");
     place.udm(&["create", "v", "-u", "uuid-v", "--table", &tables[0]]).ok();
     place.udm(&["export", "v", "--nbd", &format!("unix:{}", socket.display())]).ok();
     let mut books = [Book::new(0), Book::new(BLOCKS)];
@@ -133,14 +158,14 @@ fn what_was_flushed_survives_kill_9_and_so_does_the_set_up() {
         }
         place.udm_with(&["load", "v"], &tables[(round + 1) % 2]).ok();
         place.udm(&["resume", "--noflush", "v"]).ok();
-        let before = told(&place);
+        let before = told(place);
         for _ in 0..random.usize(0..100) {
             counted.recv().expect("the clients go on");
         }
         daemon.kill();
         books = clients.map(|client| client.join().expect("it met no error before the end"));
         daemon = place.daemon(&["--state", &state]);
-        let after = told(&place);
+        let after = told(place);
         assert!(after == before, "round {round}: {after}\n{before}\n{}", daemon.terminate());
         let mut client = NbdClient::connect(&socket, "v").expect("connected");
         assert_eq!(client.len_bytes, 1 << 20);
