@@ -163,8 +163,8 @@ impl<'a> Dresser<'a> {
                 let (up, down) = (self.rng.u32(0..2), self.rng.u32(1..2));
                 self.line(len, &format!("flakey {device} {up} {down}{feature}"));
             }
-            // Its resume waits for an I/O of its own; one for a device whose paths are all gone would
-            // wait until somebody gives it up, and this world waits for the resume.
+            // Its resume waits for an I/O of its own; one for a device whose paths are all gone
+            // would wait until somebody gives it up, and this world waits for the resume.
             8 if self.swarm.hold && !self.plain && self.answers(leg) => {
                 self.dress.orderly = false;
                 let (home, batch) = (self.rng.u32(0..4), self.rng.u32(1..6));
