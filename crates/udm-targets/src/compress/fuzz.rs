@@ -222,6 +222,19 @@ mod tests {
     use super::volume;
     use alloc::vec::Vec;
 
+    /// What the fuzzer found once, and what it starts from.
+    #[test]
+    fn the_seeds_break_nothing() {
+        for seed in [
+            &include_bytes!("../../../../fuzz/seeds/compress_format/counters")[..],
+            include_bytes!("../../../../fuzz/seeds/compress_format/checkpoint"),
+            include_bytes!("../../../../fuzz/seeds/compress_format/superblock"),
+            include_bytes!("../../../../fuzz/seeds/compress_format/ancestor"),
+        ] {
+            volume(seed);
+        }
+    }
+
     #[test]
     fn volumes_with_random_changes_break_nothing() {
         for seed in 0..150 {

@@ -14,11 +14,16 @@ use rustix::fs::{FallocateFlags, FlockOperation, fallocate, fdatasync, flock};
 use rustix::io::{Errno, pread, pwrite};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 use udm_core::error::{ErrorCode, ErrorKind, UserError};
 use udm_driver::{OpenOptions, open_file};
 use udm_lane::Payload;
 use udm_meta::host::BlockHost;
 use udm_types::Status;
+
+/// How often a lock is tried, and the pause between two tries: two seconds in all.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// An open device.
 #[derive(Debug)]
@@ -53,10 +58,7 @@ impl Device {
             return Err(refusal(path, Errno::ROFS));
         }
         if !opened.is_block_device {
-            let locked = flock(&opened.fd, FlockOperation::NonBlockingLockExclusive);
-            if locked == Err(Errno::WOULDBLOCK) {
-                return Err(refusal(path, Errno::BUSY));
-            }
+            lock(&opened.fd).map_err(|error| refusal(path, error))?;
         }
         Ok(Device {
             len_bytes: opened.len_bytes,
@@ -144,6 +146,18 @@ impl BlockHost for Device {
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         fallocate(&self.fd, how, offset_bytes, len_bytes).map_or_else(status, |()| Status::Ok)
     }
+}
+
+/// Locks a file, waiting a moment for a daemon that has just ended: the kernel takes its ring apart
+/// in the background, and what was under way may still reach the file until the lock is free.
+fn lock(fd: &OwnedFd) -> Result<(), Errno> {
+    for _try in 0..LOCK_TRIES {
+        if flock(fd, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK) {
+            return Ok(());
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(Errno::BUSY)
 }
 
 fn status(error: Errno) -> Status {

@@ -9,7 +9,7 @@
 use super::{RepairReport, ToolError};
 use crate::compress::format::geometry::SEGMENT_ENTRIES;
 use crate::compress::format::map::{set_map_entry, set_segment_entry};
-use crate::compress::format::{MapEntry, SegmentEntry, SegmentState};
+use crate::compress::format::{Checkpoint, MapEntry, SegmentEntry, SegmentState};
 use crate::compress::tools::Watch;
 use crate::compress::tools::check::{Counts, Findings, map};
 use crate::compress::tools::view::View;
@@ -135,6 +135,14 @@ impl Work {
         let superblock = &self.view.superblock;
         let checkpoint = &self.view.checkpoint;
         let mut bytes = checkpoint.to_bytes(&superblock.geometry);
+        // Counts that are near their end, found on a hostile disk, must not become the truth.
+        let slots = superblock.checkpoint_slots();
+        slots.seal(checkpoint.number, &mut bytes);
+        let image = slots.parse(checkpoint.number % 2, &bytes);
+        let is_sound = image.is_ok_and(|image| Checkpoint::parse(superblock, &image).is_ok());
+        if !is_sound {
+            return Err(ToolError::Unusable("the numbers on the device make no sense".into()));
+        }
         superblock.checkpoint_slots().write(disk, checkpoint.number, &mut bytes).await?;
         Ok(disk.flush().await.map(|_| ())?)
     }
