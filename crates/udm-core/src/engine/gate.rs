@@ -42,8 +42,9 @@ pub(crate) struct Gate {
     pub(crate) held: VecDeque<Held>,
     pub(crate) suspend: Option<SuspendMark>,
     pub(crate) barrier: BarrierMark,
-    /// What targets of the live table do of their own.
-    pub(crate) own: OwnWork,
+    /// What targets of the live table do of their own. Boxed: what every bio touches of a device
+    /// stays in as few cache lines as it was.
+    pub(crate) own: Box<OwnWork>,
     next_seq: u64,
 }
 
@@ -110,7 +111,7 @@ impl Default for Gate {
             held: VecDeque::new(),
             suspend: None,
             barrier: BarrierMark::default(),
-            own: OwnWork::default(),
+            own: Box::default(),
             next_seq: 0,
         }
     }
