@@ -36,8 +36,11 @@ use udm_lane::yield_now;
 use udm_meta::record::{LogPlace, Record};
 use udm_types::Status;
 
-/// Victims between two checkpoints.
-const BATCH: usize = 8;
+/// Victims between two checkpoints: one segment in so many, within these bounds. Many make
+/// checkpoints rare, which write every page that random writes touched; few find better victims.
+const BATCH_SHARE: usize = 32;
+const BATCH_MIN: usize = 4;
+const BATCH_MAX: usize = 32;
 /// Victims without any gain after which cleaning is in vain.
 const VAIN_MAX: usize = 32;
 /// How full the victims of ordinary cleaning may be, in percent: each costs so much copying.
@@ -138,12 +141,14 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
     if need != Need::Asked {
         checkpoint_if_moved(core).await?;
     }
-    let (mut best, mut in_vain) = (core.available(), 0);
+    let start = Books::of(core);
+    let (mut best, mut in_vain) = (0, 0);
     loop {
         let asked = core.live.borrow().cleaning_asked as usize;
         let is_enough = match need {
             Need::Asked => asked == 0,
-            Need::Low => core.available() >= core.low_mark(),
+            // Half as much again, so that checkpoints do not come one by one.
+            Need::Low => core.available() >= core.low_mark() * 3 / 2,
             // A little more than the mark, so that it is not reached again at once.
             Need::Urgent => {
                 let wanted = core.live.borrow().space_wanted;
@@ -154,7 +159,9 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             core.tell_low(false);
             break;
         }
-        let batch = if need == Need::Asked { BATCH.min(asked) } else { BATCH };
+        let share = core.live.borrow().segments.count() as usize / BATCH_SHARE;
+        let batch = share.clamp(BATCH_MIN, BATCH_MAX);
+        let batch = if need == Need::Asked { batch.min(asked) } else { batch };
         wait_for_held(core).await?;
         let moved = clean_batch(core, need, batch).await?;
         if need == Need::Asked {
@@ -167,8 +174,9 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             checkpoint_if_moved(core).await?;
             in_vain += moved;
         }
-        if core.available() > best {
-            (best, in_vain) = (core.available(), 0);
+        let gain = start.gain(core);
+        if gain > best {
+            (best, in_vain) = (gain, 0);
         }
         if in_vain >= VAIN_MAX {
             core.tell_low(need != Need::Asked);
@@ -185,6 +193,34 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
     drop(live);
     core.set_out_of_space(is_out);
     Ok(())
+}
+
+/// What cleaning is measured by. Segments that users filled meanwhile were gained, too.
+struct Books {
+    available: usize,
+    entered: u64,
+    stored_bytes: u64,
+    gc_bytes: u64,
+}
+
+impl Books {
+    fn of(core: &Core) -> Books {
+        Books {
+            available: core.available(),
+            entered: core.live.borrow().log.segments_entered,
+            stored_bytes: core.port.tally.stored_bytes.get(),
+            gc_bytes: core.port.tally.gc_bytes.get(),
+        }
+    }
+
+    /// Segments gained since: exact if no user wrote, about right otherwise.
+    fn gain(&self, core: &Core) -> u64 {
+        let now = Books::of(core);
+        let users = now.stored_bytes - self.stored_bytes;
+        let all = users + now.gc_bytes - self.gc_bytes;
+        let filled = ((now.entered - self.entered) * users).checked_div(all).unwrap_or(0);
+        (now.available as u64 + filled).saturating_sub(self.available as u64)
+    }
 }
 
 /// If there is no room to copy into, but there will be: waits for it.

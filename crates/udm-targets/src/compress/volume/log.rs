@@ -74,7 +74,8 @@ pub(super) struct Log {
     pub(super) is_broken: bool,
     /// Bytes in the open record and in those under way.
     pub(super) buffered_bytes: usize,
-    /// Records sealed, and their bytes, since the volume was opened.
+    /// Segments entered, records sealed, and their bytes, since the volume was opened.
+    pub(super) segments_entered: u64,
     pub(super) records: u64,
     pub(super) record_bytes: u64,
 }
@@ -152,6 +153,7 @@ impl Log {
             durable: point.next_sequence - 1,
             is_broken: false,
             buffered_bytes: 0,
+            segments_entered: 0,
             records: 0,
             record_bytes: 0,
         }
@@ -298,6 +300,7 @@ impl Log {
     fn enter_next(&mut self, ground: &mut Ground<'_>) {
         let segment = self.point.next_segment;
         ground.segments.enter(segment, ground.checkpoint);
+        self.segments_entered += 1;
         self.point.place = LogPlace { segment, offset_bytes: 0 };
         self.point.next_segment =
             ground.segments.take().expect("invariant: the caller saw that there is one");
