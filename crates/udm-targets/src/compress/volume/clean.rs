@@ -19,7 +19,7 @@
 
 use super::checkpoint::Halt;
 use super::log::Piece;
-use super::options::{Event, Trouble};
+use super::options::Event;
 use super::pages::Known;
 use super::read::load_page;
 use super::shared::{Claim, Core, Pins};
@@ -394,7 +394,8 @@ async fn move_all(core: &Rc<Core>, found: &mut Vec<Found>) -> Result<Cleaned, Ha
             Ok(()) => {}
             Err(Status::NoSpace) => return Ok(Cleaned::NoRoom),
             Err(Status::Medium) => outcome = Cleaned::Damaged,
-            Err(_) => return Err(Trouble::NeedsCheck.into()),
+            // The volume takes no writes any more; whoever found out has said why.
+            Err(_) => return Err(Halt::Stopped),
         }
         drop(claim);
         if core.computed(extent.bytes.len()) {

@@ -225,3 +225,26 @@ fn zeroes_do_not_let_others_into_the_reserve() {
     }
     assert!(!world.events.contains(&Event::OutOfSpace));
 }
+
+/// A failed record is no damage to metadata: after the next opening all is well.
+#[test]
+fn a_record_that_fails_while_cleaning_asks_for_no_check() {
+    let mut world = World::open(formatted(tiny_shape(), 30, 300), Options::default());
+    world.run();
+    churn(&mut world, 300, 600, 3);
+    let from = world.data_offset();
+    world.script = Some(alloc::boxed::Box::new(move |op| {
+        let is_write = matches!(op.kind, DiskOpKind::Write { .. });
+        (is_write && op.offset_bytes >= from).then_some(Status::Medium)
+    }));
+    world.volume.gc(10);
+    for step in 0..40 {
+        world.submit_write(step * BLOCK, &noise(1, step), BioFlags::empty());
+    }
+    world.run();
+    assert!(matches!(world.volume.state(), State::ReadOnly(_)));
+    world.script = None;
+    let mut world = world.reopen();
+    assert_eq!(world.volume.state(), State::Serving);
+    churn(&mut world, 300, 100, 4);
+}
