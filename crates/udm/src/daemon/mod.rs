@@ -4,13 +4,15 @@
 //! is ready, to people and to a service manager. From then on this thread sleeps until the end.
 //!
 //! End (SIGTERM, SIGINT, or `Shutdown`): the control socket answers what is under way and closes,
-//! exports answer what is under way and close, path checks end, the lanes stop. What is in the
-//! state directory stays as it was, since nothing was taken down on purpose.
+//! exports answer what is under way and close, devices write out what they hold, path checks end,
+//! the lanes stop. What is in the state directory stays as it was, since nothing was taken down on
+//! purpose.
 //!
 //! `up` and `run` use the same parts ([`Service`]), without a state directory.
 
 mod address;
 mod exports;
+mod goodbye;
 mod journal;
 mod lines;
 mod notify;
@@ -82,6 +84,7 @@ impl Service {
         if let Some(server) = self.server.take() {
             server.stop();
             self.ops.end_exports();
+            goodbye::write_out(self.ops.runtime());
             self.ops.end_paths();
         }
     }

@@ -134,6 +134,39 @@ fn what_was_flushed_survives_kill_9_in_a_compress_volume() {
     told.ok();
 }
 
+#[test]
+fn an_orderly_end_loses_nothing_that_a_compress_volume_has_in_memory() {
+    let place = Place::new();
+    let disk = place.file("disk.img", 32 << 20);
+    place.udm(&["compress", "format", &disk]).ok();
+    let socket = place.path("nbd.sock");
+    let state = place.text("state");
+    let mut daemon = place.daemon(&["--state", &state]);
+    // So long that only the daemon's end can be what writes the data out.
+    let volume = format!("0 2048 compress {disk} 2 writeback 3600");
+    place.udm(&["create", "below", "--table", &volume]).ok();
+    place.udm(&["create", "v", "--table", "0 2048 linear dm:below 0"]).ok();
+    place.udm(&["export", "v", "--nbd", &format!("unix:{}", socket.display())]).ok();
+    for version in 1..4 {
+        let mut client = NbdClient::connect(&socket, "v").expect("connected");
+        for block in 0..32 {
+            let bytes = stamp(block, version);
+            client.write(block * BLOCK_BYTES, &bytes, 0).expect("connected").expect("written");
+        }
+        drop(client);
+        daemon.terminate();
+        daemon = place.daemon(&["--state", &state]);
+        let mut client = NbdClient::connect(&socket, "v").expect("connected");
+        for block in 0..32 {
+            let len = usize::try_from(BLOCK_BYTES).expect("small");
+            let read = client.read(block * BLOCK_BYTES, len).expect("connected").expect("read");
+            assert!(read == stamp(block, version), "block {block} of version {version}");
+        }
+    }
+    let told = place.udm(&["info", "below", "--json"]).ok();
+    assert!(told.contains("\"suspended\": false"), "{told}");
+}
+
 /// Device `v` with one table or the other, under load, among swaps and kills.
 fn kill_and_compare(place: &Place, mut daemon: Daemon, tables: &[String; 2]) {
     let state = place.text("state");
