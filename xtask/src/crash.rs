@@ -18,7 +18,8 @@ pub(crate) struct Args {
 }
 
 /// Runs of the short form: who, and how long.
-const SHORT: [&[&str]; 1] = [&["ledger", "--crashes", "20000"]];
+const SHORT: [&[&str]; 2] =
+    [&["ledger", "--crashes", "20000"], &["compress", "--minutes", "1", "--crashes", "100000"]];
 
 /// Runs the enumerator.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {

@@ -9,7 +9,7 @@
 //! with small budgets, so that checkpoints and cleaning happen by themselves as well.
 //!
 //! The tricky case is the size: the physical space is drawn just above what the islands can need
-//! without compression, so writes wait for the cleaner, and hardly ever fail for want of space.
+//! without compression, so writes wait for the cleaner, but are not refused for want of space.
 
 use crate::crash::subject::{Busy, CrashSubject, Order, Request, Shape, Standing};
 use fastrand::Rng;
@@ -24,8 +24,9 @@ use udm_types::{Nanos, Status};
 
 /// Blocks of a map page.
 const PAGE_BLOCKS: usize = 504;
-/// Bytes an incompressible block takes at most, its share of tables and padding included.
-const BLOCK_COST_BYTES: u64 = 4096 + 512;
+/// Bytes an incompressible block takes at most, its share of tables and padding included: a record
+/// of its own is rounded up to the physical alignment, and the end of a segment stays empty.
+const BLOCK_COST_BYTES: [u64; 2] = [4096 + 1536, 2 * 4096 + 2048];
 /// Sectors of a block.
 const BLOCK_SECTORS: usize = 8;
 
@@ -60,7 +61,8 @@ impl CrashSubject for Compress {
             1 => island_blocks,
             _ => PAGE_BLOCKS * (islands + 1),
         };
-        let needed = (used_blocks * BLOCK_COST_BYTES).div_ceil(segment_bytes);
+        let cost_bytes = BLOCK_COST_BYTES[usize::from(physical_shift == 12)];
+        let needed = (used_blocks * cost_bytes).div_ceil(segment_bytes);
         let reserve_segments = rng.u64(4..=6);
         let segments = needed + needed / 4 + reserve_segments + 4 + rng.u64(0..12);
         let meta_bytes = 8192 * (islands as u64 + 4) + (6 << 12);
@@ -168,6 +170,10 @@ impl CrashSubject for Compress {
     fn busy(&self) -> Busy {
         let counters = self.volume.counters();
         Busy { checkpoint: counters.is_checkpointing, cleaning: false, resize: false }
+    }
+
+    fn describe(&self) -> String {
+        format!("{:?}, {:?}", self.volume.state(), self.volume.counters())
     }
 
     async fn check(_setup: &CompressSetup, disk: Disk) -> Result<(), String> {

@@ -207,6 +207,10 @@ impl CrashSubject for Ledger {
         Busy::default()
     }
 
+    fn describe(&self) -> String {
+        format!("generation {}, {:?}", self.state.borrow().generation, self.standing())
+    }
+
     async fn check(_setup: &LedgerSetup, disk: Disk) -> Result<(), String> {
         for slot in 0..2 {
             if read_slot(&disk, slot, true).await.map_err(|error| error.to_string())?.is_some() {

@@ -250,7 +250,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
     fn stuck(&self, what: &str) -> Result<(), String> {
         match (self.host.subject.standing(), self.is_faulty) {
             (Standing::Refusing(_), true) => Ok(()),
-            (standing, _) => Err(format!("stuck: {what} ({standing:?})")),
+            _ => Err(format!("stuck: {what}; {}", self.host.subject.describe())),
         }
     }
 

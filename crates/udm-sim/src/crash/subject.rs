@@ -139,6 +139,8 @@ pub(crate) trait CrashSubject: Sized {
     fn next_done(&mut self) -> Option<(u64, Status)>;
     /// What it is doing.
     fn busy(&self) -> Busy;
+    /// What it knows of itself, for the report of one that is stuck.
+    fn describe(&self) -> String;
     /// Looks at a disk on which nothing is open, as the offline checker would.
     fn check(setup: &Self::Setup, disk: Disk) -> impl Future<Output = Result<(), String>>;
 }

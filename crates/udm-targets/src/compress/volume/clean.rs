@@ -389,7 +389,7 @@ async fn move_all(core: &Rc<Core>, found: &mut Vec<Found>) -> Result<Cleaned, Ha
     let mut outcome = Cleaned::Whole;
     for extent in found.drain(..) {
         core.check_stop()?;
-        let claim = Claim::new(core, extent.bytes.len() + 4096).await;
+        let claim = Claim::of_cleaner(core, extent.bytes.len() + 4096).await;
         match move_extent(core, &extent).await {
             Ok(()) => {}
             Err(Status::NoSpace) => return Ok(Cleaned::NoRoom),

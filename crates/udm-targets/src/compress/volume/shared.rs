@@ -279,6 +279,20 @@ impl Claim {
             .await;
         Claim { core: Rc::clone(core), bytes }
     }
+
+    /// The cleaner's: waits for records to be written, and never for what requests claim. They may
+    /// hold all the room there is while they wait for the space that the cleaner is to make.
+    pub(super) async fn of_cleaner(core: &Rc<Core>, bytes: usize) -> Claim {
+        let limit = core.port.options.buffer_bytes;
+        core.room
+            .until(|| {
+                let buffered = core.live.borrow().log.buffered_bytes;
+                buffered + bytes <= limit || buffered == 0 || core.refusal().is_some()
+            })
+            .await;
+        core.live.borrow_mut().claimed_bytes += bytes;
+        Claim { core: Rc::clone(core), bytes }
+    }
 }
 
 impl Drop for Claim {
