@@ -227,6 +227,7 @@ mod tests {
     fn the_seeds_break_nothing() {
         for seed in [
             &include_bytes!("../../../../fuzz/seeds/compress_format/counters")[..],
+            include_bytes!("../../../../fuzz/seeds/compress_format/beyond"),
             include_bytes!("../../../../fuzz/seeds/compress_format/checkpoint"),
             include_bytes!("../../../../fuzz/seeds/compress_format/superblock"),
             include_bytes!("../../../../fuzz/seeds/compress_format/ancestor"),

@@ -12,7 +12,7 @@
 
 use super::view::View;
 use crate::compress::format::RecordFlags;
-use crate::compress::format::entry::{EntryFault, verify};
+use crate::compress::format::entry::{EntryFault, PlacedEntry, entries, verify};
 use alloc::vec::Vec;
 use core::fmt;
 use udm_meta::Disk;
@@ -38,6 +38,8 @@ pub enum Stop {
     Record(RecordFault),
     /// A whole record of another place in the log, or another life.
     Chain(ChainFault),
+    /// A record that is whole and names blocks beyond the volume's end: nobody wrote that.
+    Beyond,
     /// A record with contents that make no sense, or whose body is not whole.
     Entries(EntryFault),
 }
@@ -164,7 +166,8 @@ pub async fn walk(disk: &Disk, view: &View, visit: RecordVisit<'_>) -> LogEnd {
         }
     }
     end.dropped_records = group_records;
-    let is_unreadable = end.stops.iter().any(|(_, stop)| matches!(stop, Stop::Unreadable(_)));
+    let is_unreadable =
+        end.stops.iter().any(|(_, stop)| matches!(stop, Stop::Unreadable(_) | Stop::Beyond));
     end.is_damaged = is_unreadable
         || end.durable_sequence >= chain.next_sequence
         || is_missed(disk, view, &chain).await;
@@ -204,6 +207,14 @@ async fn accept(
                 }
                 verify(&rules, &record, Some(&bytes[..record.total_bytes as usize]))
                     .map_err(Stop::Entries)?;
+                let is_summary = record.head.flags & RecordFlags::SUMMARY.bits() != 0;
+                let blocks = view.checkpoint.head.logical_blocks;
+                let is_beyond = |placed: PlacedEntry| {
+                    placed.entry.first_block() + u64::from(placed.entry.blocks()) > blocks
+                };
+                if !is_summary && entries(&rules, &record).flatten().any(is_beyond) {
+                    return Err(Stop::Beyond);
+                }
                 let RecordHead { epoch, .. } = record.head;
                 return Ok(Accepted { total_bytes: record.total_bytes, epoch });
             }
@@ -279,6 +290,7 @@ pub async fn scan(
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Stop::Beyond => f.write_str("the record there names blocks beyond the volume's end"),
             Stop::Outside => f.write_str("there is no such segment"),
             Stop::Unreadable(status) => write!(f, "it cannot be read: {}", status.describe()),
             Stop::Record(fault) => write!(f, "what is there {fault}"),

@@ -174,6 +174,8 @@ struct Replay {
     /// Segments that the log may go on in: free, as the checkpoint knows them, or its next one.
     usable: BTreeSet<u32>,
     window: Window,
+    /// Blocks of the volume: a record that names others is none of ours.
+    logical_blocks: u64,
     /// A segment and the sequence of the record at its start, as it was seen last.
     first_of: Option<(u32, Option<u64>)>,
 }
@@ -206,6 +208,7 @@ impl Replay {
             entered: Vec::new(),
             usable,
             window: Window::default(),
+            logical_blocks: checkpoint.head.logical_blocks,
             first_of: None,
         }
     }
@@ -313,6 +316,14 @@ impl Replay {
         let bytes = self.window.at(place);
         let record = Record::parse(&self.rules, place, bytes).ok()?;
         let flags = entry::verify(&self.rules, &record, Some(bytes)).ok()?;
+        let is_beyond = |placed: PlacedEntry| {
+            let end = placed.entry.first_block() + u64::from(placed.entry.blocks());
+            end > self.logical_blocks
+        };
+        let is_summary = flags.contains(RecordFlags::SUMMARY);
+        if !is_summary && entry::entries(&self.rules, &record).flatten().any(is_beyond) {
+            return None;
+        }
         let is_moving = place.segment != group.chain.place.segment;
         let next = record.head.next_segment;
         let has_next = self.usable.contains(&next)

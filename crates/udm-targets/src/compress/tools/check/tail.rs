@@ -5,8 +5,6 @@
 //! segment that the checkpoint still needs.
 
 use super::{Code, Counts, Findings};
-use crate::compress::format::RecordFlags;
-use crate::compress::format::entry::entries;
 use crate::compress::tools::log::Stop;
 use crate::compress::tools::view::View;
 use crate::compress::tools::{Progress, Watch, log};
@@ -36,18 +34,6 @@ pub(super) async fn follow(
             findings.damage(Code::Log, text);
         }
         last_segment = place.segment;
-        let flags = RecordFlags::from_bits_truncate(record.head.flags);
-        if flags.contains(RecordFlags::SUMMARY) {
-            return;
-        }
-        for placed in entries(&view.superblock.record_rules(), record).flatten() {
-            let entry = placed.entry;
-            let end = entry.first_block() + u64::from(entry.blocks());
-            if end > head.logical_blocks {
-                let text = format_args!("record {sequence} names blocks beyond the volume's end");
-                findings.damage(Code::Log, text);
-            }
-        }
     };
     let end = log::walk(disk, view, &mut visit).await;
     counts.log_records = end.records;
@@ -62,7 +48,11 @@ pub(super) async fn follow(
         let is_quiet = match stop {
             Stop::Record(RecordFault::Magic | RecordFault::Segment(_)) => true,
             Stop::Chain(_) => true,
-            Stop::Record(_) | Stop::Outside | Stop::Unreadable(_) | Stop::Entries(_) => false,
+            Stop::Record(_)
+            | Stop::Outside
+            | Stop::Beyond
+            | Stop::Unreadable(_)
+            | Stop::Entries(_) => false,
         };
         if end.is_damaged {
             findings.damage(Code::Log, text);
