@@ -231,6 +231,9 @@ mod tests {
             include_bytes!("../../../../fuzz/seeds/compress_format/checkpoint"),
             include_bytes!("../../../../fuzz/seeds/compress_format/superblock"),
             include_bytes!("../../../../fuzz/seeds/compress_format/ancestor"),
+            include_bytes!("../../../../fuzz/seeds/compress_format/page_number"),
+            include_bytes!("../../../../fuzz/seeds/compress_format/durable_claim"),
+            include_bytes!("../../../../fuzz/seeds/compress_format/segment_counts"),
         ] {
             volume(seed);
         }

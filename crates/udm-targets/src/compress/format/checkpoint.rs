@@ -70,7 +70,7 @@ struct RawRegion {
 }
 
 /// Sequences, checkpoint numbers and sums stay below this: a billion a second for three centuries.
-const COUNT_LIMIT: u64 = 1 << 63;
+pub(in crate::compress) const COUNT_LIMIT: u64 = 1 << 63;
 /// Epochs stay below this: one more at each recovery.
 const EPOCH_LIMIT: u32 = u32::MAX - (1 << 16);
 /// Where the regions begin.

@@ -156,7 +156,11 @@ pub async fn walk(disk: &Disk, view: &View, visit: RecordVisit<'_>) -> LogEnd {
         let flags = RecordFlags::from_bits_truncate(record.head.flags);
         visit(place, &record);
         chain.follow(place, &record);
-        end.durable_sequence = end.durable_sequence.max(record.head.durable_sequence);
+        // Nothing can be known durable that came after it: such a claim is damage, and no proof.
+        let claim = record.head.durable_sequence;
+        if claim < record.head.sequence {
+            end.durable_sequence = end.durable_sequence.max(claim);
+        }
         group_records += 1;
         group_bytes += u64::from(total_bytes);
         if !flags.contains(RecordFlags::ATOMIC) {

@@ -387,7 +387,9 @@ impl Replay {
 
     /// It knows the missing record to be durable.
     fn proves(&self, record: &Record<'_>) -> bool {
-        self.is_later(record) && record.head.durable_sequence >= self.tail.next_sequence
+        let claim = record.head.durable_sequence;
+        let is_possible = claim < record.head.sequence;
+        self.is_later(record) && is_possible && claim >= self.tail.next_sequence
     }
 
     /// The segments, with what the log took of them.

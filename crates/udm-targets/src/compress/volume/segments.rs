@@ -227,8 +227,9 @@ impl Live {
     /// A block is in a segment from now on.
     pub(super) fn add(live: &mut [Live], entry: &MapEntry, segment: u32) {
         let Some(place) = live.get_mut(segment as usize) else { return };
-        place.blocks += 1;
-        place.units += units_of(entry);
+        // A damaged table may say anything; a count that stays too high frees nothing.
+        place.blocks = place.blocks.saturating_add(1);
+        place.units = place.units.saturating_add(units_of(entry));
     }
 
     /// And no longer. False if it was not counted: the map contradicts the table.

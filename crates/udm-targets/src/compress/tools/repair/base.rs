@@ -9,6 +9,7 @@
 //! blocks end up poisoned, since without a checkpoint nothing tells a tear from damage.
 
 use super::records::each_record;
+use crate::compress::format::checkpoint::COUNT_LIMIT;
 use crate::compress::format::entry::entries;
 use crate::compress::format::{Checkpoint, CheckpointFlags, RecordFlags, Superblock};
 use crate::compress::tools::view::View;
@@ -84,7 +85,12 @@ pub(super) async fn without_checkpoint(
     }
     let pair = superblock.checkpoint_slots().read(disk).await;
     let newest_slot = pair.newest().map_or(0, |image| image.number());
-    view.checkpoint.number = newest_page(disk, &view, watch).await.max(newest_slot) + 1;
+    let number = newest_page(disk, &view, watch).await.max(newest_slot).saturating_add(1);
+    if number >= COUNT_LIMIT {
+        // No volume counts so far, and a checkpoint with a lower number would not be believed.
+        return Err(ToolError::Unusable("a checkpoint has a number that cannot be".into()));
+    }
+    view.checkpoint.number = number;
     view.checkpoint.slots = SlotArray::new(geometry.page_count(logical_blocks));
     let head = &mut view.checkpoint.head;
     head.logical_blocks = logical_blocks;
@@ -117,8 +123,11 @@ async fn newest_page(disk: &Disk, view: &View, watch: Watch<'_>) -> u64 {
         let at = geometry.meta_offset_bytes() + page * PAGE_PAIR_BYTES;
         // What cannot be read names no checkpoint.
         if let Ok(bytes) = read_vec(disk, at, (count * PAGE_PAIR_BYTES) as usize).await {
-            let numbers = bytes.chunks_exact(PAGE_BYTES).filter_map(|image| marks.identify(image));
-            highest = numbers.map(|(_name, number)| number).max().unwrap_or(1).max(highest);
+            let names = bytes.chunks_exact(PAGE_BYTES).filter_map(|image| marks.identify(image));
+            let numbers = names.map(|(_name, number)| number);
+            // A page may bear any number; those that no volume counts to are damage.
+            let possible = numbers.filter(|number| *number < COUNT_LIMIT - 1);
+            highest = possible.max().unwrap_or(1).max(highest);
         }
         page += count;
     }
