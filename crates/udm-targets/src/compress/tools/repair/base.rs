@@ -83,14 +83,7 @@ pub(super) async fn without_checkpoint(
     if logical_blocks == 0 || logical_blocks > meta_blocks {
         return Err(ToolError::LogicalTooLarge { limit_bytes: meta_blocks * 4096 });
     }
-    let pair = superblock.checkpoint_slots().read(disk).await;
-    let newest_slot = pair.newest().map_or(0, |image| image.number());
-    let number = newest_page(disk, &view, watch).await.max(newest_slot).saturating_add(1);
-    if number >= COUNT_LIMIT {
-        // No volume counts so far, and a checkpoint with a lower number would not be believed.
-        return Err(ToolError::Unusable("a checkpoint has a number that cannot be".into()));
-    }
-    view.checkpoint.number = number;
+    view.checkpoint.number = next_number(disk, &view, watch).await?;
     view.checkpoint.slots = SlotArray::new(geometry.page_count(logical_blocks));
     let head = &mut view.checkpoint.head;
     head.logical_blocks = logical_blocks;
@@ -108,6 +101,18 @@ pub(super) async fn without_checkpoint(
         }
     }
     Ok(view)
+}
+
+/// A number above that of every checkpoint there was.
+async fn next_number(disk: &Disk, view: &View, watch: Watch<'_>) -> Result<u64, ToolError> {
+    let pair = view.superblock.checkpoint_slots().read(disk).await;
+    let newest_slot = pair.newest().map_or(0, |image| image.number());
+    let number = newest_page(disk, view, watch).await.max(newest_slot).saturating_add(1);
+    if number >= COUNT_LIMIT {
+        // No volume counts so far, and a checkpoint with a lower number would not be believed.
+        return Err(ToolError::Unusable("a checkpoint has a number that cannot be".into()));
+    }
+    Ok(number)
 }
 
 /// The highest checkpoint that any page in META was written for.
