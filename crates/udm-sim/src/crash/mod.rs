@@ -9,7 +9,7 @@
 //! Everything is a function of the scenario: no clock, no threads, no hash order. The binary runs
 //! several seeds side by side. docs/internals/crash.md is the guide.
 //!
-//! The tricky case is a failure's size: [`shrink`] leaves steps out as long as anything at all is
+//! The tricky case is a failure's size: [`shrink()`] leaves steps out as long as anything at all is
 //! still broken, so the small plan may break in another way than the first.
 
 mod compress;

@@ -58,10 +58,11 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<String, Failed> {
 }
 
 fn simulated(bench: &Bench<'_>) -> Result<String, Failed> {
-    let output = cargo(&["run", "--quiet", "--package", "udm-sim", "--", "--selectors"])
-        .current_dir(bench.root)
-        .output()
-        .map_err(Failed::to("run udm-sim"))?;
+    let output =
+        cargo(&["run", "--quiet", "--package", "udm-sim", "--bin", "udm-sim", "--", "--selectors"])
+            .current_dir(bench.root)
+            .output()
+            .map_err(Failed::to("run udm-sim"))?;
     match output.status.success() {
         true => String::from_utf8(output.stdout).map_err(Failed::to("read udm-sim's output")),
         false => Err(Failed::new(String::from_utf8_lossy(&output.stderr).into_owned())),
@@ -190,7 +191,10 @@ impl Device {
             words.join(" ")
         );
         daemon.udm(&["create", "disk", "--table", &table])?;
-        let address = format!("unix:{}", bench.dir.join("disk.sock").display());
+        let socket = bench.dir.join("disk.sock");
+        // Of the device before, if there was one: its daemon was killed.
+        let _removed = std::fs::remove_file(&socket);
+        let address = format!("unix:{}", socket.display());
         let uri = daemon.udm(&["export", "disk", "--nbd", &address])?.trim().to_owned();
         Ok(Device { _daemon: daemon, uri })
     }
