@@ -140,6 +140,14 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
+/// Wakes nobody: for a host that never blocks, or that looks for what is ready by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
 /// The world as a lane sees it.
 pub trait Driver {
     /// The name shown to people: `io_uring`, `portable`, `simulated`.

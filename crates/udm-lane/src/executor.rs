@@ -168,17 +168,12 @@ pub async fn yield_now() {
 #[cfg(test)]
 mod tests {
     use super::{Executor, yield_now};
-    use crate::Wake;
+    use crate::NoWake;
     use alloc::rc::Rc;
     use alloc::sync::Arc;
     use core::cell::{Cell, RefCell};
     use core::future::poll_fn;
     use core::task::{Poll, Waker};
-
-    struct NoWake;
-    impl Wake for NoWake {
-        fn wake(&self) {}
-    }
 
     #[test]
     fn a_task_runs_when_woken_and_frees_its_slot() {

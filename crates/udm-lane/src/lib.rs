@@ -22,8 +22,8 @@ mod timers;
 
 pub use buffer::{BUF_ALIGN_BYTES, Buf};
 pub use driver::{
-    Completion, Driver, DriverOp, Errno, FallocateKind, Handle, OpResult, OpToken, PeerAddress,
-    RawHandle, Wake,
+    Completion, Driver, DriverOp, Errno, FallocateKind, Handle, NoWake, OpResult, OpToken,
+    PeerAddress, RawHandle, Wake,
 };
 pub use executor::{Executor, TaskId, yield_now};
 pub use mailbox::{Mailbox, MailboxFull, MailboxReceiver, mailbox};

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use udm_core::table::DeviceRef;
-use udm_core::{Dest, DeviceResolver, ErrorCode, ErrorKind, LinkState, LowerDevice, UserError};
+use udm_core::{DeviceResolver, ErrorCode, ErrorKind, LinkState, LowerDevice, UserError};
 use udm_driver::OpenOptions;
 use udm_lane::Errno;
 use udm_types::Sector;
@@ -269,15 +269,7 @@ impl OpenDevices {
 }
 
 fn describe(device: Arc<Numbered>, number: Option<(u32, u32)>) -> DeviceRef {
-    let reference = device.reference();
-    DeviceRef {
-        dest: Dest::Lower(reference.id),
-        shown: reference.device.shown(),
-        len_sectors: reference.device.len_sectors(),
-        limits: reference.device.limits(),
-        number,
-        lower: Some(reference),
-    }
+    DeviceRef { number, ..DeviceRef::of_lower(&device.reference()) }
 }
 
 /// Which file it is, and its number if it is a block device.

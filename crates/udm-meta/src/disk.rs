@@ -318,13 +318,8 @@ mod tests {
     use alloc::rc::Rc;
     use alloc::sync::Arc;
     use core::cell::RefCell;
-    use udm_lane::{Buf, Executor, Payload, Wake};
+    use udm_lane::{Buf, Executor, NoWake, Payload};
     use udm_types::Status;
-
-    struct NoWake;
-    impl Wake for NoWake {
-        fn wake(&self) {}
-    }
 
     fn executor() -> Executor {
         Executor::new(Arc::new(NoWake))

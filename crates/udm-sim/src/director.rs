@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, OnTimeout, Reply, Request, SuspendOptions};
 use udm_core::table::{Table, TableBuilder, parse_table};
-use udm_core::{Dest, DeviceRef, DeviceResolver, ErrorCode, LowerRef, Registry, UserError};
+use udm_core::{DeviceRef, DeviceResolver, ErrorCode, LowerRef, Registry, UserError};
 use udm_types::{DeviceId, Nanos};
 
 /// The acts of a run, in order.
@@ -103,14 +103,7 @@ impl DeviceResolver for SimResolver<'_> {
             let text = format!("there is no '{name}'");
             return Err(UserError::new(ErrorCode::DeviceNotFound, text));
         };
-        Ok(DeviceRef {
-            dest: Dest::Lower(lower.id),
-            shown: lower.device.shown(),
-            len_sectors: lower.device.len_sectors(),
-            limits: lower.device.limits(),
-            number: None,
-            lower: Some(lower.clone()),
-        })
+        Ok(DeviceRef::of_lower(lower))
     }
 }
 

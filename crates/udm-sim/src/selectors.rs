@@ -19,7 +19,7 @@ use udm_core::lifecycle::{DeviceKey, Reply, Request, SuspendOptions};
 use udm_core::lower::{LowerCx, LowerDevice, LowerLane};
 use udm_core::table::{TableBuilder, parse_table};
 use udm_core::{
-    Actor, ActorCx, BioBox, Dest, DeviceRef, DeviceResolver, Engine, EngineConfig, ErrorCode,
+    Actor, ActorCx, BioBox, DeviceRef, DeviceResolver, Engine, EngineConfig, ErrorCode,
     LaneMessage, LowerRef, Registry, UserError,
 };
 use udm_lane::{Buf, Errno, Mailbox, Payload, mailbox};
@@ -199,14 +199,7 @@ impl DeviceResolver for Paths {
         let found = self.0.iter().find(|(known, _)| known == name).map(|(_, lower)| lower);
         let lower = found
             .ok_or_else(|| UserError::new(ErrorCode::DeviceNotFound, format!("no path {name}")))?;
-        Ok(DeviceRef {
-            dest: Dest::Lower(lower.id),
-            shown: lower.device.shown(),
-            len_sectors: lower.device.len_sectors(),
-            limits: lower.device.limits(),
-            number: None,
-            lower: Some(lower.clone()),
-        })
+        Ok(DeviceRef::of_lower(lower))
     }
 }
 

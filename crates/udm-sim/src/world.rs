@@ -38,7 +38,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use udm_core::engine::{EngineCensus, LaneMessage};
 use udm_core::{Engine, EngineConfig, LowerRef, Registry, TargetType};
-use udm_lane::{Executor, Mailbox, MailboxReceiver, RawHandle, Wake, mailbox};
+use udm_lane::{Executor, Mailbox, MailboxReceiver, NoWake, RawHandle, Wake, mailbox};
 use udm_lower::RawFile;
 use udm_types::{DeviceFeatures, LaneId, LowerId, Nanos, QueueLimits};
 
@@ -89,12 +89,6 @@ struct World {
     director: Director,
     scripts: Executor,
     script_count: usize,
-}
-
-struct NoWake;
-
-impl Wake for NoWake {
-    fn wake(&self) {}
 }
 
 static HOLD: HoldType = HoldType;

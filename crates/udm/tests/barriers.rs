@@ -13,9 +13,7 @@ use udm::runtime::{Runtime, RuntimeConfig};
 use udm_core::lifecycle::{DeviceKey, Request, SuspendOptions};
 use udm_core::lower::{LowerCx, LowerDevice, LowerLane};
 use udm_core::table::{TableBuilder, parse_table};
-use udm_core::{
-    Actor, ActorCx, BioBox, Dest, DeviceRef, DeviceResolver, LowerRef, Table, UserError,
-};
+use udm_core::{Actor, ActorCx, BioBox, DeviceRef, DeviceResolver, LowerRef, Table, UserError};
 use udm_lane::{Buf, Errno, Payload};
 use udm_types::{
     BioFlags, DeviceId, DmName, LaneId, LowerId, Nanos, Op, QueueLimits, Sector, Status,
@@ -97,14 +95,7 @@ struct OnlyThis(LowerRef);
 
 impl DeviceResolver for OnlyThis {
     fn resolve(&mut self, _name: &str, _read_only: bool) -> Result<DeviceRef, UserError> {
-        Ok(DeviceRef {
-            dest: Dest::Lower(self.0.id),
-            shown: self.0.device.shown(),
-            len_sectors: self.0.device.len_sectors(),
-            limits: self.0.device.limits(),
-            number: None,
-            lower: Some(self.0.clone()),
-        })
+        Ok(DeviceRef::of_lower(&self.0))
     }
 }
 

@@ -337,18 +337,10 @@ impl Engine {
     /// replayed.
     pub(super) fn push_back(&mut self, id: DeviceId, seq: u64, mut bio: BioBox) {
         bio.status = Status::Ok;
-        match bio.origin {
-            Origin::Parent(parent) if self.replayed_with_parent(bio.origin, id) => {
-                self.child_done(parent, bio, true);
-            }
-            Origin::Actor { .. }
-            | Origin::Parent(_)
-            | Origin::Request(_)
-            | Origin::Target { .. } => {
-                if let Some(device) = self.devices.get_mut(id) {
-                    device.gate.hold(seq, bio);
-                }
-            }
+        if let Some(parent) = self.replaying_parent(bio.origin, id) {
+            self.child_done(parent, bio, true);
+        } else if let Some(device) = self.devices.get_mut(id) {
+            device.gate.hold(seq, bio);
         }
     }
 }

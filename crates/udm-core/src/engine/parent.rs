@@ -192,7 +192,7 @@ impl Engine {
             let origin = parent.bio.origin;
             // A barrier waits for bios that have begun; a suspend does not wait for their rest.
             let running = self.devices.get(id).is_some_and(|device| device.gate.suspend.is_none());
-            let past_gate = running || self.replayed_with_parent(origin, id);
+            let past_gate = running || self.replaying_parent(origin, id).is_some();
             let piece = match self.devices.get(id) {
                 // A closed gate takes what is left in one piece, to be cut again when it opens.
                 Some(device) if past_gate && rest.sector < device.len_sectors => {
@@ -309,17 +309,10 @@ impl Engine {
         match kind {
             ParentKind::Split => {
                 let parent = self.parents.take(index);
-                match (parent.pushed_back, parent.bio.origin) {
-                    (true, Origin::Parent(above)) => self.child_done(above, parent.bio, true),
-                    (
-                        true | false,
-                        Origin::Actor { .. }
-                        | Origin::Parent(_)
-                        | Origin::Request(_)
-                        | Origin::Target { .. },
-                    ) => {
-                        self.give_up(parent.bio, parent.status);
-                    }
+                if let (true, Origin::Parent(above)) = (parent.pushed_back, parent.bio.origin) {
+                    self.child_done(above, parent.bio, true);
+                } else {
+                    self.give_up(parent.bio, parent.status);
                 }
             }
             ParentKind::FanOut => {
@@ -361,57 +354,35 @@ impl Engine {
 
     fn fan_out_done(&mut self, parent: Parent) {
         let Parent { mut bio, device: id, seq, status, pushed_back, .. } = parent;
-        let whole = self.replayed_with_parent(bio.origin, id);
         let Some(device) = self.devices.get_mut(id) else {
             return self.give_up(bio, Status::Offline);
         };
         device.gate.in_flight -= 1;
-        match (pushed_back, whole, bio.origin) {
-            (true, true, Origin::Parent(above)) => self.child_done(above, bio, true),
-            (
-                true,
-                true | false,
-                Origin::Actor { .. }
-                | Origin::Parent(_)
-                | Origin::Request(_)
-                | Origin::Target { .. },
-            ) => {
-                bio.status = Status::Ok;
-                device.gate.hold(seq, bio);
-                // The suspend may have been given up since the copy was pushed back.
-                self.let_flow(id);
-            }
-            (
-                false,
-                true | false,
-                Origin::Actor { .. }
-                | Origin::Parent(_)
-                | Origin::Request(_)
-                | Origin::Target { .. },
-            ) => {
-                bio.status = status;
-                device.stats.count(&bio, self.shared.now.since(bio.issued_at));
-                self.parts.done.push_back(bio);
-            }
+        if pushed_back {
+            self.push_back(id, seq, bio);
+            // The suspend may have been given up since the copy was pushed back.
+            self.let_flow(id);
+        } else {
+            bio.status = status;
+            device.stats.count(&bio, self.shared.now.since(bio.issued_at));
+            self.parts.done.push_back(bio);
         }
         self.check_drained(id);
     }
 
-    /// True if a bio of this origin is part of something in `device` that is replayed as a whole.
-    pub(super) fn replayed_with_parent(&self, origin: Origin, device: DeviceId) -> bool {
+    /// The parent that a bio of this origin goes back to when it is pushed back in `device`: it is
+    /// part of something that is replayed as a whole.
+    pub(super) fn replaying_parent(&self, origin: Origin, device: DeviceId) -> Option<u32> {
+        let Origin::Parent(nearest) = origin else { return None };
         let mut origin = origin;
         while let Origin::Parent(index) = origin {
-            match self.parents.get(index) {
-                Some(parent) if parent.device == device => {
-                    if parent.kind.replays_whole() {
-                        return true;
-                    }
-                    origin = parent.bio.origin;
-                }
-                Some(_) | None => return false,
+            let parent = self.parents.get(index).filter(|parent| parent.device == device)?;
+            if parent.kind.replays_whole() {
+                return Some(nearest);
             }
+            origin = parent.bio.origin;
         }
-        false
+        None
     }
 }
 

@@ -49,6 +49,18 @@ pub struct DeviceRef {
 }
 
 impl DeviceRef {
+    /// A lower device as it is now, without a number.
+    pub fn of_lower(lower: &LowerRef) -> DeviceRef {
+        DeviceRef {
+            dest: Dest::Lower(lower.id),
+            shown: lower.device.shown(),
+            len_sectors: lower.device.len_sectors(),
+            limits: lower.device.limits(),
+            number: None,
+            lower: Some(lower.clone()),
+        }
+    }
+
     /// The mapped device, if it is one.
     pub fn mapped(&self) -> Option<DeviceId> {
         match self.dest {

@@ -8,7 +8,7 @@ use udm_core::bio::BioBox;
 use udm_core::lifecycle::Request;
 use udm_core::lower::{LowerCx, LowerDevice, LowerLane};
 use udm_core::table::{TableBuilder, parse_table};
-use udm_core::{Dest, DeviceRef, DeviceResolver, ErrorCode, LowerRef, UserError};
+use udm_core::{DeviceRef, DeviceResolver, ErrorCode, LowerRef, UserError};
 use udm_lane::Errno;
 use udm_testkit::{Io, pattern};
 use udm_types::{LaneId, LowerId, Op, OpSet, QueueLimits, Sector, Status};
@@ -112,14 +112,7 @@ struct OnlyThis(LowerRef);
 
 impl DeviceResolver for OnlyThis {
     fn resolve(&mut self, _name: &str, _read_only: bool) -> Result<DeviceRef, UserError> {
-        Ok(DeviceRef {
-            dest: Dest::Lower(self.0.id),
-            shown: self.0.device.shown(),
-            len_sectors: self.0.device.len_sectors(),
-            limits: self.0.device.limits(),
-            number: None,
-            lower: Some(self.0.clone()),
-        })
+        Ok(DeviceRef::of_lower(&self.0))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use udm_core::bio::BioBox;
 use udm_core::table::DeviceRef;
-use udm_core::{Dest, LowerCx, LowerDevice, LowerLane, LowerRef};
+use udm_core::{LowerCx, LowerDevice, LowerLane, LowerRef};
 use udm_lane::Errno;
 use udm_types::{BioFlags, DeviceFeatures, LowerId, Op, QueueLimits, Sector, Status};
 
@@ -31,14 +31,7 @@ struct Notes {
 impl Recorder {
     /// The device as a resolver gives it.
     pub(crate) fn device(&self) -> DeviceRef {
-        DeviceRef {
-            dest: Dest::Lower(RECORDER_ID),
-            shown: self.shown(),
-            len_sectors: self.len_sectors(),
-            limits: self.limits(),
-            number: None,
-            lower: Some(LowerRef { id: RECORDER_ID, device: Arc::new(self.clone()) }),
-        }
+        DeviceRef::of_lower(&LowerRef { id: RECORDER_ID, device: Arc::new(self.clone()) })
     }
 
     /// Every bio with this operation gets this answer from now on.

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use udm_core::{Bio, BioBox, LowerBench, LowerLane};
 use udm_lane::{
-    Buf, Completion, Driver, DriverOp, Errno, FallocateKind, Handle, OpResult, OpToken, Payload,
-    RawHandle, Segment, Wake,
+    Buf, Completion, Driver, DriverOp, Errno, FallocateKind, Handle, NoWake, OpResult, OpToken,
+    Payload, RawHandle, Segment, Wake,
 };
 use udm_types::{BioFlags, LaneId, Nanos, Op, Status};
 
@@ -33,12 +33,6 @@ struct Noted {
     ops: VecDeque<(u32, DriverOp)>,
     cancelled: Vec<u32>,
     closed: Vec<Handle>,
-}
-
-struct NoWake;
-
-impl Wake for NoWake {
-    fn wake(&self) {}
 }
 
 impl Driver for Noted {

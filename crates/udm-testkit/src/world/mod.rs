@@ -32,8 +32,8 @@ use udm_core::engine::{EngineCensus, MAILBOX_CAPACITY};
 use udm_core::lifecycle::{DeviceKey, Reply, Request};
 use udm_core::table::{TableBuilder, parse_table};
 use udm_core::{
-    Dest, DeviceRef, DeviceResolver, Engine, EngineConfig, ErrorCode, LaneMessage, LowerRef,
-    Registry, Table, UserError,
+    DeviceRef, DeviceResolver, Engine, EngineConfig, ErrorCode, LaneMessage, LowerRef, Registry,
+    Table, UserError,
 };
 use udm_lane::mailbox;
 use udm_types::{ActorId, DeviceId, LaneId, LowerId, Nanos, QueueLimits, Sector};
@@ -347,13 +347,6 @@ impl DeviceResolver for TestWorld {
             let text = format!("there is no device {name}");
             return Err(UserError::new(ErrorCode::DeviceNotFound, text));
         };
-        Ok(DeviceRef {
-            dest: Dest::Lower(lower.id),
-            shown: name.to_owned(),
-            len_sectors: lower.device.len_sectors(),
-            limits: lower.device.limits(),
-            number: None,
-            lower: Some(lower.clone()),
-        })
+        Ok(DeviceRef { shown: name.to_owned(), ..DeviceRef::of_lower(lower) })
     }
 }

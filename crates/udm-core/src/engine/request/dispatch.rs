@@ -46,7 +46,7 @@ impl Engine {
         if !self.devices.get(id).is_some_and(takes) {
             return self.give_up(bio, Status::NotSupported);
         }
-        if self.replayed_with_parent(bio.origin, id) {
+        if self.replaying_parent(bio.origin, id).is_some() {
             return self.start_request(id, Waiting::new(seq, bio));
         }
         self.queue_request(id, seq, bio);

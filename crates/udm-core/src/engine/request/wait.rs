@@ -24,7 +24,7 @@ use super::super::device::DeviceLane;
 use super::super::parent::passes_through;
 use super::super::parts::TimerFor;
 use super::{RequestQueue, Waiting};
-use crate::bio::{BioBox, Origin};
+use crate::bio::BioBox;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use udm_types::{DeviceId, Nanos, Status};
@@ -122,16 +122,9 @@ impl Engine {
     ) {
         bio.status = Status::Ok;
         let suspended = self.devices.get(id).is_some_and(|device| device.gate.suspend.is_some());
-        match bio.origin {
-            Origin::Parent(parent) if suspended && self.replayed_with_parent(bio.origin, id) => {
-                self.child_done(parent, bio, true);
-            }
-            Origin::Parent(_)
-            | Origin::Actor { .. }
-            | Origin::Request(_)
-            | Origin::Target { .. } => {
-                self.put_back(id, seq, bio, again);
-            }
+        match self.replaying_parent(bio.origin, id).filter(|_| suspended) {
+            Some(parent) => self.child_done(parent, bio, true),
+            None => self.put_back(id, seq, bio, again),
         }
     }
 
@@ -248,16 +241,9 @@ impl Engine {
         let all = core::mem::take(&mut queue.requeued);
         let mut kept = VecDeque::with_capacity(all.len());
         for waiting in all {
-            match waiting.bio.origin {
-                Origin::Parent(parent) if self.replayed_with_parent(waiting.bio.origin, id) => {
-                    self.child_done(parent, waiting.bio, true);
-                }
-                Origin::Parent(_)
-                | Origin::Actor { .. }
-                | Origin::Request(_)
-                | Origin::Target { .. } => {
-                    kept.push_back(waiting);
-                }
+            match self.replaying_parent(waiting.bio.origin, id) {
+                Some(parent) => self.child_done(parent, waiting.bio, true),
+                None => kept.push_back(waiting),
             }
         }
         for waiting in kept {

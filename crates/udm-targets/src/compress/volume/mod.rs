@@ -55,7 +55,7 @@ use alloc::rc::Rc;
 use alloc::sync::Arc;
 use core::cell::{Cell, RefCell};
 use shared::{Core, Pending, Port};
-use udm_lane::{Executor, TaskId, Wake};
+use udm_lane::{Executor, NoWake, TaskId};
 use udm_meta::Disk;
 use udm_types::{BioFlags, Nanos, Op, SECTOR_BYTES, Status};
 
@@ -88,13 +88,6 @@ enum Stop {
     Stopped,
 }
 
-/// The volume's executor wakes nobody: its host asks [`Volume::turn`].
-struct NobodyElse;
-
-impl Wake for NobodyElse {
-    fn wake(&self) {}
-}
-
 impl Volume {
     /// Opens the volume on `disk`; recovery begins with the first turn.
     pub fn open(disk: Disk, options: Options, now: Nanos) -> Volume {
@@ -114,7 +107,8 @@ impl Volume {
             core: RefCell::default(),
         });
         port.clock.advance(now);
-        let mut tasks = Executor::new(Arc::new(NobodyElse));
+        // The host asks [`Volume::turn`].
+        let mut tasks = Executor::new(Arc::new(NoWake));
         tasks.spawn(recovery::recover(Rc::clone(&port)));
         Volume { tasks, port, core: None, background: [None; BACKGROUND], stop: Stop::No }
     }

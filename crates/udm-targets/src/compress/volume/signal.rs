@@ -147,13 +147,8 @@ mod tests {
     use alloc::rc::Rc;
     use alloc::sync::Arc;
     use core::cell::Cell;
-    use udm_lane::{Executor, Wake};
+    use udm_lane::{Executor, NoWake};
     use udm_types::Nanos;
-
-    struct NoWake;
-    impl Wake for NoWake {
-        fn wake(&self) {}
-    }
 
     #[test]
     fn a_condition_is_looked_at_when_the_signal_is_given() {
