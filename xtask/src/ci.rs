@@ -18,7 +18,7 @@ const SMOKE_SEEDS: u64 = 300;
 const FUZZ_S: u64 = 20;
 
 /// Programs the end-to-end tests use, and what is not checked without them.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 12] = [
     ("nbdinfo", "what the NBD front tells libnbd clients"),
     ("nbdcopy", "copies in and out over several NBD connections"),
     ("qemu-img", "QEMU as an NBD client"),
@@ -29,6 +29,8 @@ const TOOLS: [(&str, &str); 10] = [
     ("nbdkit", "another server's NBD device below ours"),
     ("qemu-nbd", "a second server as the other path of a multipath device"),
     ("e2fsck", "a file system that went through dying paths"),
+    ("nbdfuse", "an ext4 mounted on a compress device, with power cuts and kills"),
+    ("losetup", "the same ext4"),
 ];
 
 type Step = (&'static str, fn(&Path) -> Result<(), Failed>);

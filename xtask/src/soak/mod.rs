@@ -11,9 +11,11 @@
 //! | `path.rs` | an NBD server over the image, to be killed and started again |
 //! | `daemon.rs` | udm, and asking it |
 //! | `load.rs` | fio with verification, pass after pass |
+//! | `compress/` | an ext4 on a compress device: power cuts and kills of the daemon |
 //! | `file_system.rs` | an ext4 copied in under abuse, copied out and checked |
 
 mod chaos;
+mod compress;
 pub(crate) mod daemon;
 mod file_system;
 mod load;
@@ -35,18 +37,22 @@ pub(crate) struct Args {
 enum Subject {
     /// Two NBD servers over one image below multipath: killed, restarted, reloaded, swapped.
     Multipath(multipath::Args),
+    /// An ext4 on a compress device: power cuts, and kills of the daemon.
+    Compress(compress::Args),
 }
 
 /// Soaks one subject.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     match &args.subject {
         Subject::Multipath(args) => multipath::run(root, args),
+        Subject::Compress(args) => compress::run(root, args),
     }
 }
 
-/// The short form, for CI.
+/// The short forms, for CI.
 pub(crate) fn short(root: &Path) -> Result<(), Failed> {
-    multipath::run(root, &multipath::Args::short())
+    multipath::run(root, &multipath::Args::short())?;
+    compress::run(root, &compress::Args::short())
 }
 
 /// Lets time pass. Abuse has a rhythm; nothing is waited for in this way.
