@@ -4,7 +4,9 @@
 //! `docs/benchmarks`. Absolute times are this machine's; what counts is the ratio within one run,
 //! so everything compared is measured interleaved in the same run.
 
+mod compress;
 mod engine;
+mod lab;
 mod multipath;
 mod nbd;
 
@@ -27,6 +29,8 @@ enum Subject {
     Nbd(nbd::Args),
     /// Multipath: cost over linear, merging, failover, and all selectors over bad paths.
     Multipath(multipath::Args),
+    /// Compression: speed beside the codec alone and beside peers, space, memory, isolation.
+    Compress(compress::Args),
     /// The bare loop itself, for `bench nbd`.
     #[command(hide = true)]
     Floor(nbd::FloorArgs),
@@ -38,6 +42,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         Subject::Engine(args) => engine::run(root, args),
         Subject::Nbd(args) => nbd::run(root, args),
         Subject::Multipath(args) => multipath::run(root, args),
+        Subject::Compress(args) => compress::run(root, args),
         Subject::Floor(args) => nbd::run_floor(args),
     }
 }

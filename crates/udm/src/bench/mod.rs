@@ -5,9 +5,11 @@
 //! accounting) and latencies. `udm bench swap` runs a verified load on every lane while tables are
 //! swapped as fast as they go, and prints what the swaps cost and that nothing was lost. `udm bench
 //! failover` kills the path that a multipath device uses, and prints how long I/O paused.
+//! `udm bench compress` writes real data to a compress volume, and prints what it costs and saves.
 //!
 //! On a shared machine wall-clock rates say little; CPU per I/O and ratios within one run do.
 
+mod compress;
 mod failover;
 mod ladder;
 mod load;
@@ -33,6 +35,8 @@ enum BenchWhat {
     Swap(SwapArgs),
     /// Kill the path in use under a verified load, again and again
     Failover(FailoverArgs),
+    /// Measure a compress volume over memory with real data, beside its codec alone
+    Compress(compress::CompressBenchArgs),
 }
 
 /// A stack of mapped devices over a null or memory device, in this process.
@@ -203,5 +207,6 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         None => ladder::run(&args.ladder),
         Some(BenchWhat::Swap(args)) => swap::run(args),
         Some(BenchWhat::Failover(args)) => failover::run(args),
+        Some(BenchWhat::Compress(args)) => compress::run(args),
     }
 }

@@ -60,12 +60,12 @@ pub enum AlignArg {
     Bytes4096,
 }
 
-pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let sectors = parse_size_sectors(text).map_err(|error| error.message().to_owned())?;
     Ok(sectors * SECTOR_BYTES)
 }
 
-fn parse_codec(text: &str) -> Result<(Codec, i8), String> {
+pub(crate) fn parse_codec(text: &str) -> Result<(Codec, i8), String> {
     let (name, level) = text.split_once(':').unwrap_or((text, "0"));
     let codec = Codec::from_name(name).ok_or("expected none, lz4, zstd or zstd:LEVEL")?;
     let level: i8 = level.parse().map_err(|_| "the level is a small number".to_owned())?;

@@ -26,6 +26,7 @@ mod tests;
 use crate::cli::{Failure, Output};
 use clap::{Args, Subcommand};
 use device::Device;
+pub(crate) use format::{parse_bytes, parse_codec};
 use progress::Progress;
 use std::path::PathBuf;
 use udm_core::error::{ErrorCode, UserError};

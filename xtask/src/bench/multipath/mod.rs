@@ -15,11 +15,10 @@ mod failover;
 mod merge;
 mod selectors;
 
-use crate::steps::{Failed, cargo, is_installed, run as run_step, target_dir};
-use serde_json::Value;
+use super::lab::{Bench, Fio, Part, fio, median, release_udm};
+use crate::steps::Failed;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -41,18 +40,6 @@ pub(crate) struct Args {
     write: Option<PathBuf>,
 }
 
-/// What every part needs.
-struct Bench<'a> {
-    root: &'a Path,
-    udm: PathBuf,
-    /// For sockets and files.
-    dir: PathBuf,
-    rounds: usize,
-    seconds: f64,
-}
-
-type Part = (&'static str, fn(&Bench<'_>) -> Result<String, Failed>);
-
 const PARTS: [Part; 4] = [
     ("cost", cost::run),
     ("merge", merge::run),
@@ -62,27 +49,11 @@ const PARTS: [Part; 4] = [
 
 /// Measures and prints; writes the page if asked to.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
-    let udm = match &args.udm {
-        Some(udm) => udm.clone(),
-        None => {
-            run_step(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
-            target_dir(root).join("release/udm")
-        }
-    };
+    let udm = release_udm(root, args.udm.as_ref())?;
     let dir = std::env::temp_dir().join(format!("udm-bench-multipath-{}", std::process::id()));
-    fs::create_dir_all(&dir).map_err(Failed::to("make a folder"))?;
-    let bench =
-        Bench { root, udm, dir: dir.clone(), rounds: args.rounds.max(1), seconds: args.seconds };
-    let mut page = INTRODUCTION.to_owned();
-    for (name, part) in PARTS {
-        if args.only.is_empty() || args.only.iter().any(|only| only == name) {
-            let text = part(&bench)?;
-            println!("{text}");
-            page += &text;
-        }
-    }
-    // It is ours; what cannot be removed is left to the operating system's cleaner.
-    let _removed = fs::remove_dir_all(&dir);
+    let (rounds, seconds) = (args.rounds.max(1), args.seconds);
+    let bench = Bench { root, udm, dir: dir.clone(), rounds, seconds };
+    let page = Bench::in_folder(&dir, || bench.page(INTRODUCTION, &PARTS, &args.only))?;
     match &args.write {
         Some(file) => fs::write(root.join(file), page).map_err(Failed::to("write the page")),
         None => Ok(()),
@@ -95,81 +66,3 @@ const INTRODUCTION: &str = "\
 Made by `cargo xtask bench multipath --write docs/benchmarks/multipath.md`. Absolute times are those of a small shared
 virtual machine with two processors that did other things, too; what counts is what was measured side by side.
 ";
-
-impl Bench<'_> {
-    /// Runs `udm` with these words and reads its JSON.
-    fn json(&self, words: &[&str]) -> Result<Value, Failed> {
-        let output = Command::new(&self.udm)
-            .args(words)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(Failed::to("run udm"))?;
-        if !output.status.success() {
-            let why = String::from_utf8_lossy(&output.stderr);
-            return Err(Failed::new(format!("udm {}: {why}", words.join(" "))));
-        }
-        serde_json::from_slice(&output.stdout).map_err(Failed::to("read udm's JSON"))
-    }
-
-    /// Whether programs are there; says what is left out if not.
-    fn has(&self, programs: &[&str], lost: &str) -> bool {
-        match programs.iter().find(|program| !is_installed(program)) {
-            Some(missing) => {
-                println!("{missing} is not installed; left out: {lost}");
-                false
-            }
-            None => true,
-        }
-    }
-}
-
-/// What fio says of a job on an export.
-#[derive(Clone, Copy, Debug, Default)]
-struct Fio {
-    iops: f64,
-    p99_ms: f64,
-}
-
-/// Runs fio on an export; `words` say what.
-fn fio(bench: &Bench<'_>, uri: &str, words: &[&str]) -> Result<Fio, Failed> {
-    let (uri, runtime) = (format!("--uri={uri}"), format!("--runtime={}", bench.seconds));
-    let output = Command::new("fio")
-        .args(["--name=m", "--ioengine=nbd", &uri, "--bs=4k", "--size=64M", "--time_based"])
-        .args([&*runtime, "--group_reporting", "--output-format=json"])
-        .args(words)
-        .current_dir(&bench.dir)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(Failed::to("run fio"))?;
-    if !output.status.success() {
-        let text = [output.stdout, output.stderr].concat();
-        return Err(Failed::new(format!("fio: {}", String::from_utf8_lossy(&text))));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let json = text.find('{').map_or("", |at| &text[at..]);
-    let told: Value = serde_json::from_str(json).map_err(Failed::to("read fio's JSON"))?;
-    let job = &told["jobs"][0];
-    let side =
-        if job["read"]["total_ios"].as_u64() > Some(0) { &job["read"] } else { &job["write"] };
-    Ok(Fio {
-        iops: side["iops"].as_f64().unwrap_or(0.0),
-        p99_ms: side["clat_ns"]["percentile"]["99.000000"].as_f64().unwrap_or(0.0) / 1e6,
-    })
-}
-
-/// The middle one.
-fn median(mut numbers: Vec<f64>) -> f64 {
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn the_median_is_the_middle_one() {
-        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(Vec::new()), 0.0);
-    }
-}

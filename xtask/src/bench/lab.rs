@@ -1,0 +1,144 @@
+//! What measurements share: the program measured, a folder, how often, and running things.
+//!
+//! Used by `multipath/` and `compress/`. Nothing here measures anything. The tricky case is fio,
+//! which prints warnings before its JSON.
+
+use crate::steps::{Failed, cargo, is_installed, run as run_step, target_dir};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// What every part needs.
+pub(crate) struct Bench<'a> {
+    pub(crate) root: &'a Path,
+    pub(crate) udm: PathBuf,
+    /// For sockets and files.
+    pub(crate) dir: PathBuf,
+    pub(crate) rounds: usize,
+    pub(crate) seconds: f64,
+}
+
+/// A part: what `--only` calls it, and what measures it and tells it as Markdown.
+pub(crate) type Part = (&'static str, fn(&Bench<'_>) -> Result<String, Failed>);
+
+/// `udm` as it is measured: the one given, or a release build.
+pub(crate) fn release_udm(root: &Path, given: Option<&PathBuf>) -> Result<PathBuf, Failed> {
+    if let Some(udm) = given {
+        return Ok(udm.clone());
+    }
+    run_step(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
+    Ok(target_dir(root).join("release/udm"))
+}
+
+impl Bench<'_> {
+    /// Measures the parts that are wanted, prints each, and puts them behind the introduction.
+    pub(crate) fn page(
+        &self,
+        introduction: &str,
+        parts: &[Part],
+        only: &[String],
+    ) -> Result<String, Failed> {
+        if let Some(unknown) = only.iter().find(|only| parts.iter().all(|(name, _)| name != only)) {
+            let names: Vec<&str> = parts.iter().map(|(name, _)| *name).collect();
+            return Err(Failed::new(format!("no part {unknown}; there are {}", names.join(", "))));
+        }
+        let mut page = introduction.to_owned();
+        for (name, part) in parts {
+            if only.is_empty() || only.iter().any(|only| only == name) {
+                let text = part(self)?;
+                println!("{text}");
+                page += &text;
+            }
+        }
+        Ok(page)
+    }
+
+    /// Runs `udm` with these words and reads its JSON.
+    pub(crate) fn json(&self, words: &[&str]) -> Result<Value, Failed> {
+        let output = Command::new(&self.udm)
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(Failed::to("run udm"))?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return Err(Failed::new(format!("udm {}: {why}", words.join(" "))));
+        }
+        serde_json::from_slice(&output.stdout).map_err(Failed::to("read udm's JSON"))
+    }
+
+    /// Whether programs are there; says what is left out if not.
+    pub(crate) fn has(&self, programs: &[&str], lost: &str) -> bool {
+        match programs.iter().find(|program| !is_installed(program)) {
+            Some(missing) => {
+                println!("{missing} is not installed; left out: {lost}");
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// Makes the folder, and takes it away again after `run`.
+    pub(crate) fn in_folder<T>(
+        dir: &Path,
+        run: impl FnOnce() -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        fs::create_dir_all(dir).map_err(Failed::to("make a folder"))?;
+        let outcome = run();
+        // It is ours; what cannot be removed is left to the operating system's cleaner.
+        let _removed = fs::remove_dir_all(dir);
+        outcome
+    }
+}
+
+/// What fio says of a job on an export.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fio {
+    pub(crate) iops: f64,
+    pub(crate) p99_ms: f64,
+}
+
+/// Runs fio on an export; `words` say what.
+pub(crate) fn fio(bench: &Bench<'_>, uri: &str, words: &[&str]) -> Result<Fio, Failed> {
+    let (uri, runtime) = (format!("--uri={uri}"), format!("--runtime={}", bench.seconds));
+    let output = Command::new("fio")
+        .args(["--name=m", "--ioengine=nbd", &uri, "--bs=4k", "--size=64M", "--time_based"])
+        .args([&*runtime, "--group_reporting", "--output-format=json"])
+        .args(words)
+        .current_dir(&bench.dir)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(Failed::to("run fio"))?;
+    if !output.status.success() {
+        let text = [output.stdout, output.stderr].concat();
+        return Err(Failed::new(format!("fio: {}", String::from_utf8_lossy(&text))));
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let json = text.find('{').map_or("", |at| &text[at..]);
+    let told: Value = serde_json::from_str(json).map_err(Failed::to("read fio's JSON"))?;
+    let job = &told["jobs"][0];
+    let side =
+        if job["read"]["total_ios"].as_u64() > Some(0) { &job["read"] } else { &job["write"] };
+    Ok(Fio {
+        iops: side["iops"].as_f64().unwrap_or(0.0),
+        p99_ms: side["clat_ns"]["percentile"]["99.000000"].as_f64().unwrap_or(0.0) / 1e6,
+    })
+}
+
+/// The middle one.
+pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(Vec::new()), 0.0);
+    }
+}
