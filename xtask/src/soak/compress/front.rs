@@ -76,6 +76,17 @@ impl Front {
         let _killed = self.fuse.kill();
         let _status = self.fuse.wait();
     }
+
+    /// Takes it down in order; every step has to succeed.
+    pub(super) fn close(mut self) -> Result<(), Failed> {
+        if std::mem::take(&mut self.is_mounted) {
+            run(&self.dir, &["umount", &self.dir.join("mounted").display().to_string()])?;
+        }
+        match self.loop_device.take() {
+            Some(device) => run(&self.dir, &["losetup", "--detach", &device]).map(drop),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Drop for Front {

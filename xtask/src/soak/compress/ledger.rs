@@ -171,6 +171,14 @@ impl Ledger {
         self.order.durable = self.order.durable.max(self.order.written);
     }
 
+    /// The file system was unmounted in order: everything is the newest version.
+    pub(super) fn promise_all(&mut self) {
+        for known in self.documents.iter_mut().chain(&mut self.pages) {
+            known.durable = known.sent;
+        }
+        self.order.durable = self.order.sent;
+    }
+
     /// Compares what a crash left with what was promised, and takes it for the truth: what is known
     /// afterwards of this file system, mounted at `root`.
     pub(super) fn settle(&mut self, root: &Path) -> Result<(), Failed> {

@@ -102,7 +102,7 @@ pub(super) fn crashes(udm: &Path, dir: &Path, args: &Args) -> Result<Counts, Fai
         ledgers: Arc::new(Ledgers::new(WORKLOADS)),
         counts: Counts::default(),
     };
-    story.format()?;
+    format(udm, dir, Path::new(&story.image()), DISK_BYTES, LEN_SECTORS)?;
     while story.counts.crashes() < args.kills {
         story.live(args.kills)?;
         story.counts.lives += 1;
@@ -137,14 +137,6 @@ impl Story {
         self.dir.join("disk.img").display().to_string()
     }
 
-    fn format(&self) -> Result<(), Failed> {
-        let image = self.image();
-        let made = fs::File::create(&image).and_then(|file| file.set_len(DISK_BYTES));
-        made.map_err(Failed::to("make the disk"))?;
-        let (udm, size) = (self.udm.display().to_string(), (LEN_SECTORS * 512).to_string());
-        run(&self.dir, &[&udm, "compress", "format", &image, "--size", &size]).map(drop)
-    }
-
     fn live(&mut self, kills: u64) -> Result<(), Failed> {
         let end = match self.random.below(5) {
             0 => End::KillOverFile,
@@ -171,7 +163,7 @@ impl Story {
         };
         let below = match &server {
             None => self.image(),
-            Some(_) => format!("nbd+unix:///?socket={}", self.dir.join("disk.sock").display()),
+            Some(_) => below_recorded(&self.dir),
         };
         let mut daemon = Daemon::start(&self.udm, &self.dir)?;
         let table = table_line(LEN_SECTORS, &below, arguments);
@@ -284,6 +276,26 @@ impl Story {
         let mut ledgers = self.ledgers.lock().clone();
         self.judge.judge(left, LEN_SECTORS, &mut ledgers)
     }
+}
+
+/// A file with a new volume.
+pub(super) fn format(
+    udm: &Path,
+    dir: &Path,
+    image: &Path,
+    disk_bytes: u64,
+    len_sectors: u64,
+) -> Result<(), Failed> {
+    let made = fs::File::create(image).and_then(|file| file.set_len(disk_bytes));
+    made.map_err(Failed::to("make the disk"))?;
+    let (udm, image) = (udm.display().to_string(), image.display().to_string());
+    let size = (len_sectors * 512).to_string();
+    run(dir, &[&udm, "compress", "format", &image, "--size", &size]).map(drop)
+}
+
+/// The recorded disk as a table names it.
+pub(super) fn below_recorded(dir: &Path) -> String {
+    format!("nbd+unix:///?socket={}", dir.join("disk.sock").display())
 }
 
 /// An ext4 on the whole device, with a journal of its own size.

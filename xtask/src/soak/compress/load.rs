@@ -24,6 +24,9 @@ use std::thread::JoinHandle;
 /// A journal that is longer is begun anew.
 const JOURNAL_BYTES_MAX: u64 = 768 << 10;
 
+/// The longest scratch file: written back by the kernel in many requests at once.
+const SCRATCH_BYTES_MAX: u64 = 3 << 20;
+
 /// The ledgers of all workloads, under one lock, so that a moment is the same for all.
 pub(super) struct Ledgers(Mutex<Vec<Ledger>>);
 
@@ -143,7 +146,7 @@ impl<'a> Work<'a> {
             0..30 => self.document(),
             30..60 => self.transaction(),
             60..80 => self.append(),
-            80..98 => self.ordered_writes(),
+            80..95 => self.ordered_writes(),
             _ => self.scratch(),
         }
     }
@@ -248,9 +251,11 @@ impl<'a> Work<'a> {
     fn scratch(&mut self) -> io::Result<()> {
         let path = self.folder.join("scratch");
         let file = File::create(&path)?;
-        let len = 4096 + self.random.below(1 << 20);
+        let len = 4096 + self.random.below(SCRATCH_BYTES_MAX);
         let mut noise = vec![0; len as usize];
-        noise.iter_mut().for_each(|byte| *byte = self.random.below(256) as u8);
+        for word in noise.chunks_mut(6) {
+            word.copy_from_slice(&self.random.below(1 << 48).to_le_bytes()[..word.len()]);
+        }
         file.write_all_at(&noise, 0)?;
         if self.random.below(2) == 0 {
             file.sync_all()?;

@@ -9,6 +9,9 @@
 //!   life it was taken from goes on, or ends with it;
 //! - the daemon is killed (SIGKILL), and the disk is judged as it is.
 //!
+//! After the crashes the device is suspended, swapped and resized under load, and its disk stalls;
+//! that may be noticed by nobody (`changes.rs`).
+//!
 //! To be right (`judge.rs`) `udm compress check` has to be clean, e2fsck has to find nothing that a
 //! plain disk would not leave, and everything that was fsynced has to be there. The next life
 //! begins with what the crash left, so nothing may come back later either.
@@ -16,6 +19,7 @@
 //! Rules. An error a workload sees is a finding, unless its daemon was killed. Actions come from
 //! the seed; their timing is the machine's.
 
+mod changes;
 mod disk;
 mod front;
 mod judge;
@@ -40,6 +44,9 @@ pub(crate) struct Args {
     /// Crashes to judge: power cuts, and kills of the daemon.
     #[arg(long, default_value_t = 1000)]
     kills: u64,
+    /// Suspends, resumes, swaps and resizes under load, after the crashes.
+    #[arg(long, default_value_t = 1000)]
+    changes: u64,
     /// Seed of the actions.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -54,7 +61,7 @@ pub(crate) struct Args {
 impl Args {
     /// The short form: about half a minute.
     pub(super) fn short() -> Args {
-        Args { kills: 24, seed: 1, lying_disk: false, udm: None }
+        Args { kills: 24, changes: 100, seed: 1, lying_disk: false, udm: None }
     }
 }
 
@@ -89,16 +96,21 @@ pub(super) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
             let _removed = std::fs::remove_dir_all(&dir);
             return Ok(());
         }
-        (Err(failed), false) => {
-            let (seed, dir) = (args.seed, dir.display());
-            return Err(Failed::new(format!("seed {seed}: {failed}; see {dir}")));
-        }
+        (Err(failed), false) => return Err(failed_in(&failed, args.seed, &dir)),
         (Ok(counts), false) => counts,
     };
+    println!("compress: {counts}; {} s", begin.elapsed().as_secs());
+    let begin = Instant::now();
+    let counts = changes::run(&udm, &dir, args.seed, args.changes)
+        .map_err(|failed| failed_in(&failed, args.seed, &dir))?;
     println!("compress: {counts}; {} s", begin.elapsed().as_secs());
     // It is ours; what cannot be removed is left to the operating system's cleaner.
     let _removed = std::fs::remove_dir_all(&dir);
     Ok(())
+}
+
+fn failed_in(failed: &Failed, seed: u64, dir: &Path) -> Failed {
+    Failed::new(format!("seed {seed}: {failed}; see {}", dir.display()))
 }
 
 /// Why the kernel mounts nothing for us here. A container may have no such devices, so it is no
