@@ -190,12 +190,17 @@ impl Connection {
     }
 
     /// True once the client has closed both directions, or the server ends.
-    fn wait_for_answer(&self, answered: &OwnedFd) -> io::Result<Gone> {
+    fn wait_for_answer(&self, answered: &OwnedFd, asked: Asked) -> io::Result<Gone> {
+        let input = match asked {
+            Asked::UntilGone => PollFlags::empty(),
+            Asked::WhileIdle if self.reader.in_message() => return Ok(Gone::Yes),
+            Asked::WhileIdle => PollFlags::IN,
+        };
         loop {
             let stop = self.shared.stop.descriptor();
             let mut polled = [
                 PollFd::new(answered, PollFlags::IN),
-                PollFd::new(&self.stream, PollFlags::empty()),
+                PollFd::new(&self.stream, input),
                 PollFd::new(stop, PollFlags::IN),
             ];
             match poll(&mut polled, None) {
@@ -211,6 +216,15 @@ impl Connection {
             }
         }
     }
+}
+
+/// How long a client waits for an answer.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// Until it closes the connection.
+    UntilGone,
+    /// Until it says something else, too.
+    WhileIdle,
 }
 
 /// Has the asker gone before its answer?
@@ -234,9 +248,30 @@ impl Asker for Connection {
     }
 
     fn ask(&mut self, request: Request, ticket: Option<Ticket>) -> Result<Reply, UserError> {
-        let Some(ticket) = ticket else {
-            return self.shared.ops.request(request);
-        };
+        match ticket {
+            Some(ticket) => self.wait_in_engine(request, ticket, Asked::UntilGone),
+            None => self.shared.ops.request(request),
+        }
+    }
+
+    fn ask_while_idle(&mut self, request: Request, ticket: Ticket) -> Result<Reply, UserError> {
+        self.wait_in_engine(request, ticket, Asked::WhileIdle)
+    }
+
+    fn emit(&mut self, parameters: Value) -> bool {
+        let answer = Answer { parameters: Some(parameters), continues: true, error: None };
+        self.send(&answer).is_ok()
+    }
+}
+
+impl Connection {
+    /// Posts a request that may wait; a client that no longer does cancels it.
+    fn wait_in_engine(
+        &self,
+        request: Request,
+        ticket: Ticket,
+        asked: Asked,
+    ) -> Result<Reply, UserError> {
         let system = |error: &io::Error| {
             crate::errno::system(ErrorCode::Internal, "waiting for the engine", error)
         };
@@ -251,16 +286,11 @@ impl Asker for Connection {
             }),
         );
         if let Gone::Yes =
-            self.wait_for_answer(answered.descriptor()).map_err(|error| system(&error))?
+            self.wait_for_answer(answered.descriptor(), asked).map_err(|error| system(&error))?
         {
             self.shared.ops.post(Request::Cancel { ticket }, Box::new(|_| ()));
         }
         receiver.recv().unwrap_or_else(|_| Err(ended()))
-    }
-
-    fn emit(&mut self, parameters: Value) -> bool {
-        let answer = Answer { parameters: Some(parameters), continues: true, error: None };
-        self.send(&answer).is_ok()
     }
 }
 

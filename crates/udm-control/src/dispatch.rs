@@ -14,6 +14,7 @@ use crate::api::{self, Method};
 use crate::ops::{ControlOps, ExportOrder};
 use crate::wire::Call;
 use crate::{DRIVER_VERSION, INTERFACE, INTERFACE_TEXT, INTERFACE_VERSION};
+use crate::{base64, ioctl};
 use serde_json::{Value, json};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{
@@ -27,6 +28,8 @@ pub(crate) trait Asker {
     fn ticket(&mut self) -> Ticket;
     /// Posts a request and waits. If the client goes away meanwhile, the ticket is cancelled.
     fn ask(&mut self, request: Request, ticket: Option<Ticket>) -> Result<Reply, UserError>;
+    /// As `ask`, but cancelled by anything the client sends as well.
+    fn ask_while_idle(&mut self, request: Request, ticket: Ticket) -> Result<Reply, UserError>;
     /// Sends an answer that others will follow. False if nobody listens any more.
     fn emit(&mut self, parameters: Value) -> bool;
 }
@@ -171,6 +174,8 @@ impl Control<'_> {
                 this.ops.settle(None)?;
                 Ok(api::Empty {})
             }),
+            "DmIoctl" => self.answer(Self::dm_ioctl),
+            "DmPoll" => self.answer(Self::dm_poll),
             "Shutdown" => self.answer(|this, _: api::Shutdown| {
                 this.ops.shutdown();
                 Ok(api::Empty {})
@@ -368,6 +373,34 @@ impl Control<'_> {
         }
     }
 
+    fn dm_ioctl(&mut self, call: api::DmIoctl) -> Result<api::DmIoctlAnswer, UserError> {
+        let input = base64::decode(&call.data).ok_or_else(|| parameter("data", "base64"))?;
+        let ioctl::Outcome { errno, bytes, why } =
+            ioctl::run(call.command, &input, self.ops, self.asker);
+        Ok(api::DmIoctlAnswer { errno, data: base64::encode(&bytes), why })
+    }
+
+    fn dm_poll(&mut self, _: api::DmPoll) -> Result<api::DmPollAnswer, UserError> {
+        if !self.call.more {
+            return Err(parameter("more", "a call with \"more\": true, since answers follow"));
+        }
+        let number = |reply: Reply| match reply {
+            Reply::Number(event_nr) => Ok(api::DmPollAnswer { event_nr }),
+            other => Err(unexpected(&other)),
+        };
+        let now = number(self.asker.ask(Request::GlobalEvent, None)?)?;
+        let value = serde_json::to_value(&now).expect("invariant: answers have string keys only");
+        if !self.asker.emit(value) {
+            return Ok(now);
+        }
+        let ticket = self.asker.ticket();
+        let request = Request::WaitGlobal { event_nr: now.event_nr, ticket };
+        match self.asker.ask_while_idle(request, ticket) {
+            Err(error) if error.code() == ErrorCode::SuspendCancelled => Ok(now),
+            other => number(other?),
+        }
+    }
+
     fn emit_device(&mut self, answer: &api::DeviceAnswer) -> bool {
         let value = serde_json::to_value(answer).expect("invariant: answers have string keys only");
         self.asker.emit(value)
@@ -387,7 +420,7 @@ impl Control<'_> {
 }
 
 /// The device whose tables a request may change.
-fn touched_by(request: &Request) -> Option<DeviceKey> {
+pub(crate) fn touched_by(request: &Request) -> Option<DeviceKey> {
     match request {
         Request::Load { device, .. }
         | Request::Clear { device }
@@ -405,6 +438,9 @@ fn touched_by(request: &Request) -> Option<DeviceKey> {
         | Request::Deps { .. }
         | Request::LiveTable { .. }
         | Request::List
+        | Request::GlobalEvent
+        | Request::WaitGlobal { .. }
+        | Request::SetGeometry { .. }
         | Request::Wait { .. }
         | Request::Gauges { .. }
         | Request::Lookup { .. }
@@ -453,7 +489,7 @@ fn suspend_options(
     })
 }
 
-fn unexpected(reply: &Reply) -> UserError {
+pub(crate) fn unexpected(reply: &Reply) -> UserError {
     UserError::new(
         ErrorCode::Internal,
         format!("the life cycle answered something else: {reply:?}"),

@@ -4,7 +4,8 @@
 //! interface `org.udm.control` is published in docs/formats and embedded here; `api/` holds one
 //! Rust type for each of its methods. `server.rs` and `connection.rs` serve it, `client.rs` asks,
 //! `dispatch.rs` maps a call onto the life cycle's requests through the [`ControlOps`] trait.
-//! `render/` turns answers into the exact text of dmsetup.
+//! `render/` turns answers into the exact text of dmsetup; `ioctl/` is the kernel's own interface,
+//! for programs that the preload library connects to a daemon.
 //!
 //! Nothing here knows how a device works, and nothing here may block a lane. The wire format is our
 //! own few hundred lines on purpose: the varlink crates want an async runtime, and this path sees a
@@ -15,11 +16,13 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod base64;
 pub mod client;
 mod connection;
 mod dispatch;
 pub mod errno;
 pub mod fuzz;
+pub mod ioctl;
 pub mod ops;
 pub mod render;
 pub mod server;

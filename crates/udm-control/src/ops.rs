@@ -11,6 +11,7 @@ use crate::api::{ExportState, PathPolicy, PathStatus, TargetType};
 use std::sync::mpsc;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
+use udm_core::table::{TableLine, parse_table};
 
 /// What to serve and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,21 @@ pub trait ControlOps: Send + Sync {
         &self,
         device: &DeviceKey,
         text: &str,
+        read_only: bool,
+    ) -> Result<Box<DeviceStatus>, UserError> {
+        // A wrong name is told before a wrong table.
+        self.request(Request::Status { device: device.clone() })?;
+        self.load_lines(device, &parse_table(text)?, read_only)
+    }
+
+    /// Builds a table from parsed lines and puts it into the inactive slot.
+    ///
+    /// # Errors
+    /// As [`ControlOps::load`], without those of the text.
+    fn load_lines(
+        &self,
+        device: &DeviceKey,
+        lines: &[TableLine],
         read_only: bool,
     ) -> Result<Box<DeviceStatus>, UserError>;
 

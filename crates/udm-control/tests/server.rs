@@ -23,6 +23,7 @@ use udm_control::server::CLIENTS_MAX;
 use udm_control::{Client, ControlOps, INTERFACE_TEXT, Server};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DM_MAJOR, DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
+use udm_core::table::TableLine;
 use udm_types::{DeviceId, DmName};
 
 /// What the daemon was asked that a test waits for.
@@ -55,7 +56,10 @@ fn device(event_nr: u32) -> Box<DeviceStatus> {
         open_count: 0,
         event_nr,
         target_count: 1,
+        inactive_target_count: 0,
+        inactive_read_only: false,
         len_sectors: 8,
+        geometry: None,
         request_based: false,
     })
 }
@@ -77,7 +81,10 @@ impl ControlOps for Fake {
         match request {
             Request::List => reply(Ok(Reply::List(vec![*device(0)]))),
             Request::Status { .. } => reply(Ok(Reply::Done(Some(device(0))))),
-            Request::Wait { ticket, .. } | Request::Suspend { ticket, .. } => {
+            Request::GlobalEvent => reply(Ok(Reply::Number(5))),
+            Request::Wait { ticket, .. }
+            | Request::WaitGlobal { event_nr: 5, ticket }
+            | Request::Suspend { ticket, .. } => {
                 self.waiting.lock().expect("whole").insert(ticket, reply);
                 self.see(Seen::Waiting(ticket));
             }
@@ -97,7 +104,12 @@ impl ControlOps for Fake {
         self.tickets.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn load(&self, _: &DeviceKey, _: &str, _: bool) -> Result<Box<DeviceStatus>, UserError> {
+    fn load_lines(
+        &self,
+        _: &DeviceKey,
+        _: &[TableLine],
+        _: bool,
+    ) -> Result<Box<DeviceStatus>, UserError> {
         Err(UserError::new(ErrorCode::Gap, "a gap").at_line(2).at_field(1).hint("close it"))
     }
 
@@ -235,7 +247,8 @@ fn mistakes_in_a_call_are_answered_and_the_connection_lives() {
 fn an_error_arrives_with_its_place_and_its_hint() {
     let world = world();
     let mut client = Client::connect(&world.path).expect("connects");
-    let load = api::Load { device: Selector::name("d"), ..api::Load::default() };
+    let load =
+        api::Load { device: Selector::name("d"), table: "0 8 zero".into(), ..api::Load::default() };
     let error = client.call(&load).expect_err("a gap");
     assert_eq!(error.code(), ErrorCode::Gap);
     assert_eq!((error.line(), error.field(), error.hint_text()), (Some(2), Some(1), "close it"));
@@ -377,4 +390,40 @@ fn descriptors_nobody_asked_for_are_closed() {
     // Every writing end is closed, so the pipe is at its end instead of blocking.
     let mut byte = [0];
     assert_eq!(rustix::io::read(&reader, &mut byte).expect("read"), 0);
+}
+
+/// Reads one more answer.
+fn next(stream: &mut UnixStream) -> Value {
+    raw(stream, b"")
+}
+
+#[test]
+fn a_poll_tells_the_number_now_and_once_it_has_changed() {
+    let world = world();
+    let mut stream = UnixStream::connect(&world.path).expect("connects");
+    let poll = b"{\"method\":\"org.udm.control.DmPoll\",\"more\":true}\0";
+    let now = raw(&mut stream, poll);
+    assert_eq!((&now["parameters"]["event_nr"], &now["continues"]), (&json!(5), &json!(true)));
+    let Seen::Waiting(ticket) = world.seen.recv().expect("asked") else { panic!("no wait") };
+    world.fake.finish(ticket, Ok(Reply::Number(7)));
+    let then = next(&mut stream);
+    assert_eq!((&then["parameters"]["event_nr"], &then["continues"]), (&json!(7), &Value::Null));
+    // A poll while another one waits ends that one and counts anew; two in one go as well.
+    raw(&mut stream, poll);
+    stream.write_all(&[&poll[..], poll].concat()).expect("sent");
+    for _ in 0..2 {
+        assert_eq!(next(&mut stream)["continues"], Value::Null);
+        assert_eq!(next(&mut stream)["continues"], json!(true));
+    }
+    let mut waiting = 0_i32;
+    for _ in 0..5 {
+        waiting += match world.seen.recv().expect("seen") {
+            Seen::Waiting(_) => 1,
+            Seen::Cancelled(_) => -1,
+        };
+    }
+    assert_eq!(waiting, 1);
+    let alone = raw(&mut stream, &call("org.udm.control.DmPoll", json!({})));
+    assert_eq!(alone["continues"], Value::Null);
+    assert_eq!(next(&mut stream)["parameters"]["code"], "UDM-0403");
 }

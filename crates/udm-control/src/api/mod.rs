@@ -248,6 +248,16 @@ methods! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<PathPolicy>,
     } -> Empty;
+    /// One ioctl of the kernel's device mapper, for programs that speak that.
+    DmIoctl {
+        /// The ioctl's number.
+        command: u32,
+        /// Its bytes, header first, in base64; no more than the header if it reads no more.
+        data: String,
+    } -> DmIoctlAnswer;
+    /// The global event number now, and once it has changed; called with `more`. Ends early when
+    /// the caller sends anything.
+    DmPoll {} -> DmPollAnswer;
     /// Ends the daemon.
     Shutdown {} -> Empty;
 }
@@ -324,6 +334,20 @@ answers! {
     PathsAnswer {
         /// By device, group, and place in the table.
         paths: Vec<PathStatus>,
+    }
+    /// What became of an ioctl.
+    DmIoctlAnswer {
+        /// 0, or the errno.
+        errno: i32,
+        /// What to copy to the beginning of the caller's buffer, in base64.
+        data: String,
+        /// Why it was refused, in words.
+        why: Option<String>,
+    }
+    /// The global event number.
+    DmPollAnswer {
+        /// It grows with every event of any device.
+        event_nr: u32,
     }
     /// Exports.
     ExportsAnswer {

@@ -155,6 +155,7 @@ impl Coordinator {
         if device.open_count() > 0 {
             if deferred {
                 device.deferred_remove = true;
+                self.events.raise();
                 return sink(Ok(self.done(id)));
             }
             let text = format!("'{}' is open {} time(s)", device.name, device.open_count());
@@ -323,6 +324,7 @@ impl Coordinator {
             }
         }
         self.forget(id);
+        self.events.raise();
         if let Some(sink) = change.sink.take() {
             sink(Ok(Reply::Done(None)));
         }
@@ -444,7 +446,13 @@ impl Coordinator {
     /// The table of a change is in its place on all lanes (or will be, before any later command).
     fn went_live(&mut self, id: DeviceId, change: &mut Change) {
         let Some(swap) = change.swap.take() else { return };
-        let old = self.device_mut(id).and_then(|device| device.live.replace(swap));
+        self.events.raise();
+        let len_sectors = swap.table.len_sectors;
+        let Some(device) = self.device_mut(id) else { return };
+        let old = device.live.replace(swap);
+        if old.as_ref().map_or(0, |old| old.table.len_sectors) != len_sectors {
+            device.geometry = None;
+        }
         if let Some(old) = old {
             self.release_uses(id, &old.table);
         }

@@ -6,6 +6,7 @@
 //! requests, which never wait, and a resume, which ends a suspend that cannot finish.
 
 use super::device::{DM_MAJOR, Device, EventWait, Loaded};
+use super::events::GlobalEvents;
 use super::remove_all::RemovalWave;
 use super::request::{
     DeviceKey, DeviceStatus, Gauges, Reply, ReplySink, Request, StatusKind, StatusLine, Ticket,
@@ -67,6 +68,7 @@ pub struct Coordinator {
     pub(super) closed: BTreeSet<DeviceId>,
     /// `RemoveAll` requests under way.
     pub(super) wave: RemovalWave,
+    pub(super) events: GlobalEvents,
     pub(super) now: Nanos,
 }
 
@@ -87,6 +89,7 @@ impl Coordinator {
             timers: VecDeque::new(),
             closed: BTreeSet::new(),
             wave: RemovalWave::default(),
+            events: GlobalEvents::default(),
             now: Nanos::ZERO,
         }
     }
@@ -109,6 +112,11 @@ impl Coordinator {
             Request::Lookup { device } => sink(self.lookup(&device)),
             Request::LiveTable { device } => sink(self.live_table(&device)),
             Request::Open { device } => sink(self.open(&device)),
+            Request::GlobalEvent => sink(Ok(Reply::Number(self.events.number()))),
+            Request::WaitGlobal { event_nr, ticket } => self.events.wait(event_nr, ticket, sink),
+            Request::SetGeometry { device, geometry } => {
+                sink(self.set_geometry(&device, geometry));
+            }
             Request::Load { device, table } => self.load(&device, table, sink),
             Request::TableStatus { device, inactive, kind } => {
                 self.table_status(&device, inactive, kind, sink);
@@ -157,6 +165,7 @@ impl Coordinator {
         for wait in core::mem::take(&mut device.waits) {
             (wait.sink)(Ok(Reply::Done(Some(Box::new(status.clone())))));
         }
+        self.events.raise();
     }
 
     /// A timer fired: the deadline of the suspend whose round it names.
@@ -351,6 +360,7 @@ impl Coordinator {
             opens: 0,
             users: BTreeMap::new(),
             event_nr: 0,
+            geometry: None,
             deferred_remove: false,
             deleting: false,
             change: None,
@@ -358,6 +368,7 @@ impl Coordinator {
             waits: Vec::new(),
         });
         self.tell(id, LaneStep::Create);
+        self.events.raise();
         Ok(self.done(id))
     }
 
@@ -391,6 +402,7 @@ impl Coordinator {
         self.names.remove(&old);
         self.names.insert(name, id);
         self.raise_if_live(id);
+        self.events.raise();
         Ok(self.done(id))
     }
 
@@ -408,6 +420,7 @@ impl Coordinator {
         device.uuid = Some(uuid.clone());
         self.uuids.insert(uuid, id);
         self.raise_if_live(id);
+        self.events.raise();
         Ok(self.done(id))
     }
 
@@ -651,6 +664,7 @@ impl Coordinator {
     }
 
     fn cancel(&mut self, ticket: Ticket) -> Result<Reply, UserError> {
+        self.events.cancel(ticket);
         let ids: Vec<DeviceId> = self.devices.iter().flatten().map(|device| device.id).collect();
         for id in ids {
             let Some(device) = self.device_mut(id) else { continue };

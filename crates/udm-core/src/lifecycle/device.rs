@@ -7,7 +7,7 @@
 //! is that one, and what has to wait for it stands in `queue`, in the order it came.
 
 use super::change::Change;
-use super::request::{DeviceStatus, ReplySink, Request, SuspendStatus, Ticket};
+use super::request::{DeviceStatus, Geometry, ReplySink, Request, SuspendStatus, Ticket};
 use crate::table::Table;
 use crate::target::MapMode;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -61,6 +61,7 @@ pub(super) struct Device {
     /// Devices whose tables name this one, with how many of their tables do.
     pub(super) users: BTreeMap<DeviceId, u32>,
     pub(super) event_nr: u32,
+    pub(super) geometry: Option<Geometry>,
     pub(super) deferred_remove: bool,
     /// Committed to removal: unlinked, no new work.
     pub(super) deleting: bool,
@@ -78,6 +79,7 @@ impl Device {
 
     pub(super) fn status(&self, now: Nanos) -> DeviceStatus {
         let live = self.live.as_ref();
+        let inactive = self.inactive.as_ref();
         DeviceStatus {
             id: self.id,
             name: self.name.clone(),
@@ -88,12 +90,15 @@ impl Device {
             suspend: self.suspend_status(now),
             read_only: live.is_some_and(|live| live.table.read_only),
             live_present: live.is_some(),
-            inactive_present: self.inactive.is_some(),
+            inactive_present: inactive.is_some(),
             deferred_remove: self.deferred_remove,
             open_count: self.open_count(),
             event_nr: self.event_nr,
             target_count: live.map_or(0, |live| live.table.targets.len() as u32),
+            inactive_target_count: inactive.map_or(0, |slot| slot.table.targets.len() as u32),
+            inactive_read_only: inactive.is_some_and(|slot| slot.table.read_only),
             len_sectors: live.map_or(0, |live| live.table.len_sectors),
+            geometry: self.geometry,
             request_based: self.mode == Some(MapMode::Request),
         }
     }

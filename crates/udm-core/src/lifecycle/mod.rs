@@ -12,11 +12,12 @@
 //! ```
 //! Files: `request` (what can be asked), `coordinator` (the requests), `change` (suspend, resume
 //! and remove, which take rounds), `remove_all`, `graph` (who stands on whom), `mode` (bio or
-//! request), `device` (one device's state).
+//! request), `device` (one device's state), `events` (the global event number).
 
 mod change;
 mod coordinator;
 mod device;
+mod events;
 mod graph;
 mod mode;
 mod remove_all;
@@ -25,6 +26,6 @@ mod request;
 pub use coordinator::Coordinator;
 pub use device::DM_MAJOR;
 pub use request::{
-    DeviceKey, DeviceStatus, Gauges, OnTimeout, Reply, ReplySink, Request, RequestGauges,
+    DeviceKey, DeviceStatus, Gauges, Geometry, OnTimeout, Reply, ReplySink, Request, RequestGauges,
     StatusKind, StatusLine, SuspendOptions, SuspendStatus, Ticket,
 };

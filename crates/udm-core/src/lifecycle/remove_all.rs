@@ -68,6 +68,7 @@ impl Coordinator {
                     device.deferred_remove = true;
                 }
             }
+            self.events.raise();
             sink(Ok(Reply::Done(None)));
         }
     }

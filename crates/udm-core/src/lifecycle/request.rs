@@ -1,6 +1,6 @@
 //! What can be asked of the life cycle, and what it answers.
 //!
-//! The control faces (varlink, later the dm ioctl codec) and the simulator speak this; there is no
+//! The control faces (varlink and the dm ioctl codec) and the simulator speak this; there is no
 //! second way in. A request is answered once, through the sink that came with it; a suspend that
 //! waits or an event wait answers later. Names are resolved here, atomically with the operation.
 
@@ -170,6 +170,22 @@ pub enum Request {
         /// To cancel it by.
         ticket: Ticket,
     },
+    /// The global event number.
+    GlobalEvent,
+    /// Waits until the global event number differs from `event_nr`.
+    WaitGlobal {
+        /// The last number seen.
+        event_nr: u32,
+        /// To cancel it by.
+        ticket: Ticket,
+    },
+    /// Keeps a disk geometry for who asks for one; a new size wipes it.
+    SetGeometry {
+        /// Which.
+        device: DeviceKey,
+        /// The geometry.
+        geometry: Geometry,
+    },
     /// Counters and queue depths, summed over the lanes.
     Gauges {
         /// Which.
@@ -195,6 +211,26 @@ pub enum Request {
         /// The ticket.
         ticket: Ticket,
     },
+}
+
+/// A disk geometry, as old partitioning tools want one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Cylinders.
+    pub cylinders: u16,
+    /// Heads.
+    pub heads: u8,
+    /// Sectors of a track.
+    pub sectors: u8,
+    /// Where it begins.
+    pub start_sector: Sector,
+}
+
+impl Geometry {
+    /// The size it describes.
+    pub fn len_sectors(&self) -> Sector {
+        Sector::from(self.cylinders) * Sector::from(self.heads) * Sector::from(self.sectors)
+    }
 }
 
 /// Which text of a table.
@@ -236,6 +272,8 @@ pub enum Reply {
     List(Vec<DeviceStatus>),
     /// A message's answer.
     Text(Option<String>),
+    /// The global event number.
+    Number(u32),
     /// Counters.
     Gauges(Box<Gauges>),
     /// A device as tables use it.
@@ -286,8 +324,14 @@ pub struct DeviceStatus {
     pub event_nr: u32,
     /// Targets of the live table.
     pub target_count: u32,
+    /// Targets of the inactive table.
+    pub inactive_target_count: u32,
+    /// The inactive table is read-only.
+    pub inactive_read_only: bool,
     /// Size of the live table.
     pub len_sectors: Sector,
+    /// As it was set; nothing here uses it.
+    pub geometry: Option<Geometry>,
     /// Its bios become requests before they are mapped; fixed by the first table.
     pub request_based: bool,
 }

@@ -9,6 +9,7 @@ mod barriers;
 mod conformance;
 mod contract;
 mod flushes;
+mod global;
 mod held_io;
 mod lanes;
 mod notes;

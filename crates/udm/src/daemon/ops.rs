@@ -17,7 +17,7 @@ use udm_control::api::{ExportState, PathPolicy, PathStatus, TargetType};
 use udm_control::ops::ExportOrder;
 use udm_core::error::UserError;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
-use udm_core::table::{TableLine, parse_table};
+use udm_core::table::TableLine;
 
 /// The daemon.
 pub struct DaemonOps {
@@ -105,19 +105,18 @@ impl ControlOps for DaemonOps {
         }
     }
 
-    fn load(
+    fn load_lines(
         &self,
         device: &DeviceKey,
-        text: &str,
+        lines: &[TableLine],
         read_only: bool,
     ) -> Result<Box<DeviceStatus>, UserError> {
         let Some(journal) = &self.journal else {
-            return self.runtime.load(device, text, read_only);
+            return self.runtime.load_lines(device, lines, read_only);
         };
         let found = status_of(self.runtime.request(Request::Status { device: device.clone() })?)?;
-        let lines = parse_table(text)?;
-        let table = self.runtime.build_table(text, read_only)?;
-        journal.remember(found.id, &self.lasting(&lines), &table);
+        let table = self.runtime.build_lines(lines, read_only)?;
+        journal.remember(found.id, &self.lasting(lines), &table);
         status_of(self.runtime.request(Request::Load { device: DeviceKey::Id(found.id), table })?)
     }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, SuspendOptions};
-use udm_core::table::{TableBuilder, parse_table};
+use udm_core::table::{TableBuilder, TableLine, parse_table};
 use udm_core::{
     Actor, Engine, ErrorCode, LaneMessage, Registry, Table, UserError, engine::COORDINATOR_LANE,
 };
@@ -175,7 +175,18 @@ impl Runtime {
     /// # Errors
     /// Whatever is wrong with the text, with line and field.
     pub fn build_table(&self, text: &str, read_only: bool) -> Result<Arc<Table>, UserError> {
-        let lines = parse_table(text)?;
+        self.build_lines(&parse_table(text)?, read_only)
+    }
+
+    /// As [`Runtime::build_table`], from lines that are parsed already.
+    ///
+    /// # Errors
+    /// Whatever is wrong with a line.
+    pub fn build_lines(
+        &self,
+        lines: &[TableLine],
+        read_only: bool,
+    ) -> Result<Arc<Table>, UserError> {
         let mut resolver = RuntimeResolver::new(self);
         let builder = TableBuilder {
             registry: &self.registry,
@@ -184,7 +195,7 @@ impl Runtime {
             now: Nanos(monotonic_ns()),
             seed: self.seed.fetch_add(1, Ordering::Relaxed),
         };
-        builder.build(&lines).map(Arc::new)
+        builder.build(lines).map(Arc::new)
     }
 
     /// Builds a table and puts it into the inactive slot.
@@ -200,6 +211,21 @@ impl Runtime {
         // A wrong name is reported before files are opened for nothing.
         status_of(self.request(Request::Status { device: device.clone() })?)?;
         let table = self.build_table(text, read_only)?;
+        status_of(self.request(Request::Load { device: device.clone(), table })?)
+    }
+
+    /// As [`Runtime::load`], from lines that are parsed already.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`].
+    pub fn load_lines(
+        &self,
+        device: &DeviceKey,
+        lines: &[TableLine],
+        read_only: bool,
+    ) -> Result<Box<DeviceStatus>, UserError> {
+        status_of(self.request(Request::Status { device: device.clone() })?)?;
+        let table = self.build_lines(lines, read_only)?;
         status_of(self.request(Request::Load { device: device.clone(), table })?)
     }
 

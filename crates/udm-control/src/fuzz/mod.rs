@@ -1,8 +1,13 @@
-//! Entry for the fuzzer: any bytes as what a client sent.
+//! Entries for the fuzzer: any bytes as what a client sent.
 //!
 //! The bytes go through the reader, the parser and the dispatch, against a daemon that has no
-//! engine and refuses every request. What must hold: no panic, no growth beyond the input, and
-//! every message gets an answer that parses again.
+//! engine and refuses every request; `ioctls.rs` has those of the ioctl face. What must hold: no
+//! panic, no growth beyond the input, and every message gets an answer that parses again.
+
+mod ioctls;
+pub(crate) mod model;
+
+pub use ioctls::ioctls;
 
 use crate::api::{ExportState, PathPolicy, PathStatus, TargetType};
 use crate::connection::answer_of;
@@ -12,7 +17,7 @@ use crate::wire::{Answer, Call, MessageReader, encode};
 use serde_json::Value;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
-use udm_core::table::parse_table;
+use udm_core::table::TableLine;
 
 struct NoEngine;
 
@@ -33,8 +38,12 @@ impl ControlOps for NoEngine {
         1
     }
 
-    fn load(&self, _: &DeviceKey, text: &str, _: bool) -> Result<Box<DeviceStatus>, UserError> {
-        parse_table(text)?;
+    fn load_lines(
+        &self,
+        _: &DeviceKey,
+        _: &[TableLine],
+        _: bool,
+    ) -> Result<Box<DeviceStatus>, UserError> {
         Err(refused())
     }
 
@@ -77,6 +86,10 @@ impl Asker for Plain {
     }
 
     fn ask(&mut self, request: Request, _: Option<Ticket>) -> Result<Reply, UserError> {
+        NoEngine.request(request)
+    }
+
+    fn ask_while_idle(&mut self, request: Request, _: Ticket) -> Result<Reply, UserError> {
         NoEngine.request(request)
     }
 
