@@ -295,6 +295,13 @@ impl fmt::Display for RecordFault {
     }
 }
 
+/// How long the record at the start of `bytes` says it is; nothing if there is no header. Nobody has
+/// checked it.
+pub fn claimed_bytes(rules: &RecordRules, bytes: &[u8]) -> Option<u32> {
+    let (raw, _rest) = RawHead::read_from_prefix(bytes).ok()?;
+    (raw.magic == rules.magic).then_some(raw.total_bytes.get())
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{LogPlace, Record, RecordBuilder, RecordFault, RecordHead, RecordRules, Sealed};
@@ -378,6 +385,9 @@ pub(crate) mod tests {
     fn too_few_bytes_ask_for_more() {
         let (bytes, _sealed) = record(&HEAD, 5);
         let parse = |len| Record::parse(&RULES, PLACE, &bytes[..len]).map(|_| ());
+        let claim = |bytes: &[u8]| super::claimed_bytes(&RULES, bytes);
+        assert_eq!((claim(&bytes[..64]), claim(&bytes[..63])), (Some(512), None));
+        assert_eq!(claim(&[0; 64]), None);
         assert_eq!(parse(63), Err(RecordFault::Short { need_bytes: 64 }));
         assert_eq!(parse(64), Err(RecordFault::Short { need_bytes: 104 }));
         assert_eq!(parse(104), Ok(()));

@@ -127,6 +127,12 @@ impl SlotArray {
         *byte = (*byte & !(3 << shift)) | (bits << shift);
     }
 
+    /// Pages that were written.
+    pub fn written_count(&self) -> u64 {
+        let pairs = self.bytes.iter().map(|byte| ((byte | byte >> 1) & 0x55).count_ones());
+        pairs.map(u64::from).sum()
+    }
+
     /// The slot that may be written: the one this array does not name.
     ///
     /// # Panics
@@ -166,6 +172,7 @@ mod tests {
         assert_eq!(array.as_bytes(), [0b1000_0001, 0, 1]);
         assert_eq!((array.free_slot(0), array.free_slot(1)), (Slot::B, Slot::A));
         assert_eq!(SlotArray::parse(array.as_bytes(), 9), Ok(array.clone()));
+        assert_eq!(array.written_count(), 3);
         array.set(3, None);
         assert_eq!((array.get(3), array.get(8)), (None, Some(Slot::A)));
     }

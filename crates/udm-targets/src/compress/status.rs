@@ -82,6 +82,7 @@ pub(super) fn stats(volume: &Volume) -> String {
     let counts = &counters.counts;
     let pairs = [
         ("logical_blocks", counters.logical_blocks),
+        ("used_bytes", counters.used_bytes),
         ("read_bytes", counts.read_bytes),
         ("data_reads", counts.data_reads),
         ("page_reads", counts.page_reads),

@@ -64,7 +64,7 @@ impl Shape {
             physical_shift: 12,
             segment_shift,
             unit_shift: 6,
-            record_limit_bytes: 256 << 10,
+            record_limit_bytes: 512 << 10,
             extent_blocks: 8,
             reserve_segments: 8,
             growth: 16,

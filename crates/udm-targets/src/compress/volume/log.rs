@@ -224,9 +224,8 @@ impl Log {
         let mut plan = Plan { seals_first: self.has_open(), ..Plan::default() };
         let mut offset = offset + self.open_bytes();
         let left = self.rules.segment_bytes - offset;
-        // A little room at the end of a segment is left alone rather than making a group for it.
         let is_whole = is_fit(slots, body, self.rules.limit_bytes);
-        if is_whole && !is_fit(slots, body, left) && left <= self.rules.segment_bytes / 16 {
+        if is_whole && !is_fit(slots, body, left) && !self.is_worth_a_group(pieces, left) {
             offset = self.rules.segment_bytes;
         }
         let (mut first, mut begins_segment) = (0, false);
@@ -253,6 +252,18 @@ impl Log {
             first = end;
         }
         plan
+    }
+
+    /// Whether a request that does not fit the end of a segment is cut in two for it. That costs
+    /// up to two roundings; what is put there has to be more.
+    fn is_worth_a_group(&self, pieces: &[Piece], left_bytes: u32) -> bool {
+        let fitting = pieces.iter().scan((0, 0), |(slots, body), piece| {
+            *slots += piece.entry.slots();
+            *body += self.stored_bytes(piece);
+            Some(self.rules.total_bytes(*slots, *body))
+        });
+        let used_bytes = fitting.take_while(|total| *total <= left_bytes).last();
+        used_bytes.is_some_and(|bytes| bytes > 2 * self.rules.align_bytes)
     }
 
     fn stored_bytes(&self, piece: &Piece) -> u32 {

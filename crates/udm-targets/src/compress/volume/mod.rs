@@ -349,6 +349,7 @@ impl Volume {
         counters.record_bytes = log.record_bytes;
         counters.segments = live.segments.count().into();
         counters.segments_used = live.segments.used_count() as u64;
+        counters.used_bytes = core.used_bytes(&live);
         counters.logical_blocks = live.map.logical_blocks;
         counters.live_blocks = live.checkpoint.live_blocks;
         counters.live_bytes = live.checkpoint.live_units << core.geometry.unit_shift;

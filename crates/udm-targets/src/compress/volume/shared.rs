@@ -27,8 +27,9 @@ use core::cell::{Cell, RefCell};
 use core::ops::Range;
 use udm_lane::TaskId;
 use udm_meta::Disk;
-use udm_meta::page::PageRegions;
+use udm_meta::page::{PAGE_PAIR_BYTES, PageRegions};
 use udm_meta::record::RecordRules;
+use udm_meta::superblock::SUPERBLOCK_BYTES;
 use udm_types::Status;
 
 /// The volume's ways out.
@@ -231,6 +232,18 @@ impl Core {
             &self.background,
         ];
         signals.into_iter().for_each(Signal::notify);
+    }
+
+    /// What the volume takes below.
+    pub(super) fn used_bytes(&self, live: &Live) -> u64 {
+        let copies = self.geometry.superblock_offsets().len() * SUPERBLOCK_BYTES;
+        let slots = 2 * self.geometry.checkpoint_len_bytes;
+        let pages = live.map.slots.written_count() * PAGE_PAIR_BYTES;
+        // All but the open one and the one that follows are counted whole.
+        let whole = (live.segments.used_count() as u64).saturating_sub(2);
+        let segments = whole * self.geometry.segment_bytes();
+        let open = u64::from(live.log.point().place.offset_bytes);
+        copies as u64 + slots + pages + segments + open
     }
 
     /// Counts computing; true if the task should let others have a turn.

@@ -77,6 +77,10 @@ pub struct Counters {
     pub segments: u64,
     /// Segments in use.
     pub segments_used: u64,
+    /// What the volume takes below: superblocks and checkpoint slots, both places of every page
+    /// that was written, segments in use. The open segment counts up to where the log has come,
+    /// the one that is reserved to follow it holds nothing yet.
+    pub used_bytes: u64,
     /// Logical size.
     pub logical_blocks: u64,
     /// Live blocks, as of the last checkpoint.

@@ -8,4 +8,6 @@ mod cleaning;
 mod crashes;
 mod faults;
 mod host;
+mod plain;
 mod resizes;
+mod space;
