@@ -15,21 +15,20 @@
 //! The tricky case is the end of a round: only when the target shows the path failed *and* further
 //! I/Os have ended has the pause been seen whole.
 
-use super::verify::{LoadBoard, Verify, VerifyOrder, VerifyResult};
+use super::pauses::Pauses;
+use super::verify::{self, LoadBoard, VerifyResult};
 use super::{BenchError, FailoverArgs, FailoverPaths};
 use crate::runtime::{Runtime, RuntimeConfig};
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use udm_control::Client;
 use udm_control::api;
 use udm_core::lifecycle::{DeviceKey, Reply, Request, StatusKind, SuspendOptions};
-use udm_types::{DeviceId, LaneId, Sector};
+use udm_types::{DeviceId, Sector};
 
 const DEVICE_SECTORS: Sector = 1 << 15;
 const DEVICE_BLOCKS: u64 = DEVICE_SECTORS / 8;
@@ -54,13 +53,6 @@ struct FailoverRun {
     errors: u64,
     mismatches: u64,
     pause_us: Pauses,
-}
-
-#[derive(Debug, Serialize)]
-struct Pauses {
-    p50: f64,
-    p99: f64,
-    max: f64,
 }
 
 pub(super) fn run(args: &FailoverArgs) -> Result<(), BenchError> {
@@ -247,7 +239,7 @@ fn measure(
     );
     let device = runtime.create(DEVICE, None, &table, false)?.id;
     let board = Arc::new(LoadBoard::default());
-    let loads = start_loads(runtime, device, args.depth, &board);
+    let loads = verify::start(runtime, (device, DEVICE_BLOCKS), args.depth, &board);
     let flow = Flow { runtime, board: &board, ahead: 4 * u64::from(args.depth) + 256 };
     flow.goes_on()?;
     for round in 0..args.rounds {
@@ -264,42 +256,18 @@ fn measure(
     }
     board.stop.store(true, Ordering::Relaxed);
     let results: Vec<VerifyResult> = loads.iter().collect();
-    let mut pauses: Histogram<u64> = Histogram::new_with_bounds(1, 600_000_000_000, 3)?;
     let windows = results.iter().flat_map(|result| &result.windows);
     // Odd windows have a death in them, even ones a mending.
-    for (_, pause_ns) in windows.filter(|(window, _)| window % 2 == 1) {
-        pauses.saturating_record(*pause_ns);
-    }
-    let us = |ns: u64| ns as f64 / 1e3;
+    let deaths = windows.filter(|(window, _)| window % 2 == 1);
+    let pause_us = Pauses::of(deaths.map(|(_, pause_ns)| *pause_ns))?;
     Ok(FailoverRun {
         paths: name,
         deaths: args.rounds,
         ios: board.ios.load(Ordering::Relaxed),
         errors: board.errors.load(Ordering::Relaxed),
         mismatches: board.mismatches.load(Ordering::Relaxed),
-        pause_us: Pauses {
-            p50: us(pauses.value_at_quantile(0.5)),
-            p99: us(pauses.value_at_quantile(0.99)),
-            max: us(pauses.max()),
-        },
+        pause_us,
     })
-}
-
-fn start_loads(
-    runtime: &Runtime,
-    device: DeviceId,
-    depth: u32,
-    board: &Arc<LoadBoard>,
-) -> Receiver<VerifyResult> {
-    let (sender, receiver) = mpsc::channel();
-    let share = DEVICE_BLOCKS / runtime.lane_count() as u64;
-    for lane in 0..runtime.lane_count() {
-        let order = VerifyOrder { device, first_block: lane as u64 * share, blocks: share, depth };
-        let (board, sender) = (Arc::clone(board), sender.clone());
-        let lane = LaneId(lane as u16);
-        runtime.spawn_actor(lane, move || Box::new(Verify::new(order, board, sender)));
-    }
-    receiver
 }
 
 /// The load as the killer sees it.

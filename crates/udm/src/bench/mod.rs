@@ -13,6 +13,7 @@ mod compress;
 mod failover;
 mod ladder;
 mod load;
+pub(crate) mod pauses;
 mod swap;
 pub(crate) mod verify;
 

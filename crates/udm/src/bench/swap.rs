@@ -6,10 +6,10 @@
 //! measured is the engine and not the scheduling of a third thread on a machine whose lanes are all
 //! busy.
 
-use super::verify::{LoadBoard, Verify, VerifyOrder, VerifyResult};
+use super::pauses::Pauses;
+use super::verify::{self, LoadBoard, VerifyResult};
 use super::{BenchError, SwapArgs};
 use crate::runtime::{Runtime, RuntimeConfig};
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::any::Any;
 use std::fmt::Write;
@@ -21,7 +21,7 @@ use udm_core::lifecycle::{DeviceKey, Reply, ReplySink, Request, SuspendOptions};
 use udm_core::{Actor, ActorCx, BioBox, LaneMessage, Table, UserError};
 use udm_driver::monotonic_ns;
 use udm_lane::Mailbox;
-use udm_types::{ActorId, DeviceId, LaneId, Sector};
+use udm_types::{ActorId, DeviceId, Sector};
 
 const DEVICE_SECTORS: Sector = 1 << 17;
 const DEVICE_BLOCKS: u64 = DEVICE_SECTORS / 8;
@@ -36,14 +36,7 @@ struct SwapReport {
     ios: u64,
     errors: u64,
     mismatches: u64,
-    pause_us: PauseReport,
-}
-
-#[derive(Debug, Serialize)]
-struct PauseReport {
-    p50: f64,
-    p99: f64,
-    max: f64,
+    pause_us: Pauses,
 }
 
 pub(super) fn run(args: &SwapArgs) -> Result<(), BenchError> {
@@ -54,7 +47,7 @@ pub(super) fn run(args: &SwapArgs) -> Result<(), BenchError> {
     let first = "0 131072 linear mem:64M:swap 0";
     let device = runtime.create("swap", None, first, false)?.id;
     let board = Arc::new(LoadBoard::default());
-    let loads = start_loads(&runtime, device, args.depth, &board);
+    let loads = verify::start(&runtime, (device, DEVICE_BLOCKS), args.depth, &board);
     let (swapped, result) = mpsc::channel();
     let swapper = Swapper {
         device,
@@ -95,23 +88,6 @@ fn tables(runtime: &Runtime) -> Result<Vec<Arc<Table>>, UserError> {
     .collect()
 }
 
-fn start_loads(
-    runtime: &Runtime,
-    device: DeviceId,
-    depth: u32,
-    board: &Arc<LoadBoard>,
-) -> mpsc::Receiver<VerifyResult> {
-    let (sender, receiver) = mpsc::channel();
-    let share = DEVICE_BLOCKS / runtime.lane_count() as u64;
-    for lane in 0..runtime.lane_count() {
-        let order = VerifyOrder { device, first_block: lane as u64 * share, blocks: share, depth };
-        let (board, sender) = (Arc::clone(board), sender.clone());
-        let lane = LaneId(lane as u16);
-        runtime.spawn_actor(lane, move || Box::new(Verify::new(order, board, sender)));
-    }
-    receiver
-}
-
 fn report(
     args: &SwapArgs,
     runtime: &Runtime,
@@ -119,11 +95,6 @@ fn report(
     results: &[VerifyResult],
     (swaps, seconds): (u64, f64),
 ) -> Result<(), BenchError> {
-    let mut pauses: Histogram<u64> = Histogram::new_with_bounds(1, 600_000_000_000, 3)?;
-    for pause in results.iter().flat_map(|result| &result.pauses_ns) {
-        pauses.saturating_record(*pause);
-    }
-    let us = |ns: u64| ns as f64 / 1e3;
     let report = SwapReport {
         schema_version: 1,
         lanes: runtime.lane_count(),
@@ -133,11 +104,7 @@ fn report(
         ios: board.ios.load(Ordering::Relaxed),
         errors: board.errors.load(Ordering::Relaxed),
         mismatches: board.mismatches.load(Ordering::Relaxed),
-        pause_us: PauseReport {
-            p50: us(pauses.value_at_quantile(0.5)),
-            p99: us(pauses.value_at_quantile(0.99)),
-            max: us(pauses.max()),
-        },
+        pause_us: Pauses::of(results.iter().flat_map(|result| &result.pauses_ns).copied())?,
     };
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -146,7 +113,7 @@ fn report(
             "{} swaps in {:.1} s on {} lane(s) ({}), under {} verified I/Os",
             report.swaps, report.seconds, report.lanes, report.driver, report.ios
         );
-        let PauseReport { p50, p99, max } = report.pause_us;
+        let Pauses { p50, p99, max } = report.pause_us;
         println!("  pause of I/O: {p50:.0} us p50, {p99:.0} p99, {max:.0} max");
         println!("  {} errors, {} mismatches", report.errors, report.mismatches);
     }

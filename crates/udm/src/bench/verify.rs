@@ -7,13 +7,14 @@
 //! The loop also measures pauses: the longest time without a completion on this lane, for each
 //! window that the swapper announces by counting [`LoadBoard::window`] up.
 
+use crate::runtime::Runtime;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{self, Receiver, Sender};
 use udm_core::{Actor, ActorCx, BioBox};
 use udm_driver::monotonic_ns;
 use udm_lane::{Buf, Payload};
-use udm_types::{BioFlags, DeviceId, Op, Sector};
+use udm_types::{BioFlags, DeviceId, LaneId, Op, Sector};
 
 /// Block of the verified load.
 pub(crate) const BLOCK_BYTES: usize = 4096;
@@ -51,6 +52,24 @@ pub(crate) struct VerifyResult {
     pub(crate) pauses_ns: Vec<u64>,
     /// The same for each window by its number, with the pauses its begin and end fell into.
     pub(crate) windows: Vec<(u64, u64)>,
+}
+
+/// Starts a load on every lane, each on its share of the device's blocks; each ends with a report.
+pub(super) fn start(
+    runtime: &Runtime,
+    (device, device_blocks): (DeviceId, u64),
+    depth: u32,
+    board: &Arc<LoadBoard>,
+) -> Receiver<VerifyResult> {
+    let (sender, receiver) = mpsc::channel();
+    let share = device_blocks / runtime.lane_count() as u64;
+    for lane in 0..runtime.lane_count() {
+        let order = VerifyOrder { device, first_block: lane as u64 * share, blocks: share, depth };
+        let (board, sender) = (Arc::clone(board), sender.clone());
+        let lane = LaneId(lane as u16);
+        runtime.spawn_actor(lane, move || Box::new(Verify::new(order, board, sender)));
+    }
+    receiver
 }
 
 pub(crate) struct Verify {

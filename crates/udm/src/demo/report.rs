@@ -7,7 +7,7 @@
 //! visible to those who use it, so there is no error that would be all right.
 
 use super::DemoError;
-use hdrhistogram::Histogram;
+use crate::bench::pauses::Pauses;
 use serde::Serialize;
 use std::io::{Write, stdout};
 use udm_types::{SECTOR_BYTES, Sector};
@@ -31,30 +31,6 @@ pub(super) struct Report {
     pub(super) dead_device_ms: u64,
     pub(super) lost: u64,
     pub(super) mismatches: u64,
-}
-
-/// How long I/O paused for a swap: the longest time without a completion on a lane.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Pauses {
-    p50: f64,
-    p99: f64,
-    max: f64,
-}
-
-impl Pauses {
-    /// Percentiles of pauses in nanoseconds.
-    pub(super) fn of(pauses_ns: impl IntoIterator<Item = u64>) -> Result<Pauses, DemoError> {
-        let mut histogram: Histogram<u64> = Histogram::new_with_bounds(1, 600_000_000_000, 3)?;
-        for pause_ns in pauses_ns {
-            histogram.saturating_record(pause_ns);
-        }
-        let us = |ns: u64| ns as f64 / 1e3;
-        Ok(Pauses {
-            p50: us(histogram.value_at_quantile(0.5)),
-            p99: us(histogram.value_at_quantile(0.99)),
-            max: us(histogram.max()),
-        })
-    }
 }
 
 impl Report {
@@ -118,19 +94,12 @@ pub(super) fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pauses, grouped, mib};
+    use super::{grouped, mib};
 
     #[test]
     fn numbers_are_grouped_from_the_right() {
         let shown = [0, 12, 999, 1_000, 12_345_678].map(grouped);
         assert_eq!(shown, ["0", "12", "999", "1,000", "12,345,678"]);
         assert_eq!(mib(131_072), "64 MiB");
-    }
-
-    #[test]
-    fn pauses_are_percentiles_in_microseconds() {
-        let pauses = Pauses::of((1..=100).map(|us| us * 1_000)).expect("bounds are right");
-        let near = |value: f64, wanted: f64| (value - wanted).abs() < wanted / 500.0;
-        assert!(near(pauses.p50, 50.0) && near(pauses.p99, 99.0) && near(pauses.max, 100.0));
     }
 }

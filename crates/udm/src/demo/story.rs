@@ -15,7 +15,8 @@
 
 use super::DemoError;
 use super::progress::Progress;
-use super::report::{Pauses, Report, grouped, mib};
+use super::report::{Report, grouped, mib};
+use crate::bench::pauses::Pauses;
 use crate::bench::verify::{LoadBoard, Verify, VerifyOrder, VerifyResult};
 use crate::cli::SCHEMA_VERSION;
 use crate::runtime::{Runtime, RuntimeConfig};

@@ -1,8 +1,8 @@
 //! The bed that compress is measured on: a volume over memory, with a counting layer between.
 //!
 //! ```text
-//!   c      compress          Bed::create, Bed::pass(Layer::Top, ..)
-//!   below  linear            counts what reaches the disk; Bed::lowered
+//!   top    compress          Bed::create, Bed::run
+//!   below  linear            counts what reaches the disk (Bed::lowered), stalls (Bed::stall)
 //!   mem:   memory            touched once, so that the kernel's page faults are not measured
 //! ```
 //! One lane: what is measured is what one worker does.
@@ -17,9 +17,10 @@ use super::super::BenchError;
 use super::pass::{Pass, PassOrder, PassResult};
 use crate::runtime::{Runtime, RuntimeConfig};
 use serde::Serialize;
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
-use udm_core::lifecycle::{DeviceKey, Reply, Request, StatusKind};
+use udm_core::lifecycle::{DeviceKey, Gauges, Reply, Request, StatusKind, SuspendOptions};
 use udm_lane::{Buf, Payload};
 use udm_meta::Disk;
 use udm_meta::host::{BlockHost, run_on};
@@ -30,14 +31,14 @@ use udm_targets::compress::tools::view;
 use udm_types::{BioFlags, DeviceId, LaneId, Op, SECTOR_BYTES, Status};
 
 const LANE: LaneId = LaneId(0);
-const BELOW: &str = "below";
-const TOP: &str = "c";
 /// A checkpoint that takes longer has gone wrong.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(120);
 
-/// A runtime with memory for a disk.
+/// A runtime with a disk.
 pub(super) struct Bed {
-    pub(super) runtime: Runtime,
+    pub(super) runtime: Arc<Runtime>,
+    /// Part of the names of its devices.
+    label: &'static str,
     below: DeviceId,
     disk_bytes: u64,
 }
@@ -62,7 +63,20 @@ pub(super) struct Volume<'a> {
 impl Bed {
     /// A disk in memory.
     pub(super) fn make(config: &RuntimeConfig, disk_bytes: u64) -> Result<Bed, BenchError> {
-        let bed = Bed::over(config, &format!("mem:{disk_bytes}:bench"), disk_bytes)?;
+        Bed::in_memory(Arc::new(Runtime::start(config)?), "a", disk_bytes)
+    }
+
+    /// Another disk of the same runtime.
+    pub(super) fn beside(&self, disk_bytes: u64) -> Result<Bed, BenchError> {
+        Bed::in_memory(Arc::clone(&self.runtime), "b", disk_bytes)
+    }
+
+    fn in_memory(
+        runtime: Arc<Runtime>,
+        label: &'static str,
+        disk_bytes: u64,
+    ) -> Result<Bed, BenchError> {
+        let bed = Bed::over(runtime, label, &format!("mem:{disk_bytes}:{label}"), disk_bytes)?;
         let sample = Buf::alloc(1 << 20);
         sample.fill(0, 1 << 20, 0x5a);
         bed.run(PassOrder::sequential(bed.below, Op::Write, (1 << 20, disk_bytes), &sample))?;
@@ -70,15 +84,23 @@ impl Bed {
     }
 
     /// A disk by its name in tables.
-    pub(super) fn over(
+    pub(super) fn on(
         config: &RuntimeConfig,
         disk: &str,
         disk_bytes: u64,
     ) -> Result<Bed, BenchError> {
-        let runtime = Runtime::start(config)?;
+        Bed::over(Arc::new(Runtime::start(config)?), "a", disk, disk_bytes)
+    }
+
+    fn over(
+        runtime: Arc<Runtime>,
+        label: &'static str,
+        disk: &str,
+        disk_bytes: u64,
+    ) -> Result<Bed, BenchError> {
         let table = format!("0 {} linear {disk} 0", disk_bytes / SECTOR_BYTES);
-        let below = runtime.create(BELOW, None, &table, false)?.id;
-        Ok(Bed { runtime, below, disk_bytes })
+        let below = runtime.create(&format!("below-{label}"), None, &table, false)?.id;
+        Ok(Bed { runtime, label, below, disk_bytes })
     }
 
     /// Formats the disk and brings a volume up on it.
@@ -101,8 +123,10 @@ impl Bed {
             .map_err(|error| error.to_string())?;
         let count = words.split_whitespace().count();
         let sectors = logical_bytes / SECTOR_BYTES;
-        let table = format!("0 {sectors} compress dm:{BELOW} {count} {words}");
-        let id = self.runtime.create(TOP, None, table.trim_end(), false)?.id;
+        let label = self.label;
+        let table = format!("0 {sectors} compress dm:below-{label} {count} {words}");
+        let name = format!("top-{label}");
+        let id = self.runtime.create(&name, None, table.trim_end(), false)?.id;
         Ok(Volume { bed: self, id, plan })
     }
 
@@ -117,10 +141,21 @@ impl Bed {
         self.disk_bytes
     }
 
+    /// Does a pass; all its I/Os have to succeed.
     pub(super) fn run(&self, order: PassOrder) -> Result<PassResult, BenchError> {
+        Bed::end_of(&self.start(order))
+    }
+
+    /// Begins a pass.
+    pub(super) fn start(&self, order: PassOrder) -> Receiver<PassResult> {
         let (sender, receiver) = mpsc::channel();
         self.runtime.spawn_actor(LANE, move || Box::new(Pass::new(order, sender)));
-        let result = receiver.recv().map_err(|_| "the lane ended early")?;
+        receiver
+    }
+
+    /// Waits for a pass.
+    pub(super) fn end_of(pass: &Receiver<PassResult>) -> Result<PassResult, BenchError> {
+        let result = pass.recv().map_err(|_| "the lane ended early")?;
         match (result.errors, result.mismatches) {
             (0, 0) => Ok(result),
             (errors, mismatches) => {
@@ -129,12 +164,35 @@ impl Bed {
         }
     }
 
+    /// From now on the disk holds every I/O, as one that stalls does.
+    pub(super) fn stall(&self) -> Result<(), BenchError> {
+        let options = SuspendOptions { noflush: true, ..SuspendOptions::default() };
+        self.runtime.suspend(&DeviceKey::Id(self.below), options)?;
+        Ok(())
+    }
+
+    /// The disk goes on.
+    pub(super) fn go_on(&self) -> Result<(), BenchError> {
+        self.runtime.resume(&DeviceKey::Id(self.below), SuspendOptions::default())?;
+        Ok(())
+    }
+
+    /// I/Os the stalled disk holds.
+    pub(super) fn held(&self) -> Result<u64, BenchError> {
+        Ok(self.gauges()?.held)
+    }
+
+    fn gauges(&self) -> Result<Box<Gauges>, BenchError> {
+        let device = DeviceKey::Id(self.below);
+        match self.runtime.request(Request::Gauges { device })? {
+            Reply::Gauges(gauges) => Ok(gauges),
+            other => Err(format!("an answer to another question: {other:?}").into()),
+        }
+    }
+
     /// What has reached the disk so far.
     pub(super) fn lowered(&self) -> Result<Lowered, BenchError> {
-        let device = DeviceKey::Id(self.below);
-        let Reply::Gauges(gauges) = self.runtime.request(Request::Gauges { device })? else {
-            return Err("no gauges".into());
-        };
+        let gauges = self.gauges()?;
         let bytes = |op: Op| gauges.sectors[op.index()] * SECTOR_BYTES;
         let ios = |op: Op| gauges.ios[op.index()];
         Ok(Lowered {

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `parts.rs` | the measurements: sequential, random, flush, overwrite, space |
+//! | `isolation.rs` | a volume while another one's disk stalls |
 //! | `bed.rs` | a volume over memory, and counting what reaches it |
 //! | `pass.rs` | a pass of I/Os with real data |
 //! | `codec.rs` | the codec alone; the ancestor's layout |
@@ -14,6 +15,7 @@
 
 mod bed;
 mod codec;
+mod isolation;
 mod parts;
 mod pass;
 mod print;
@@ -80,6 +82,8 @@ enum Part {
     Flush,
     /// Random overwrites of 4 KiB at a fill level, steady state: bytes below for each above
     Overwrite,
+    /// Random writes while the disk of another volume on the same lane stalls
+    Isolation,
     /// All of the data written, folded in, and read back: what it takes on the disk
     Space,
 }
@@ -121,6 +125,9 @@ impl Sample {
     }
 }
 
+/// Rounds of two cases that are compared within a run.
+const ROUNDS: u32 = 7;
+
 /// Samples have whole large I/Os.
 const SIZE_STEP: usize = 1 << 20;
 
@@ -135,7 +142,7 @@ pub(super) fn run(args: &CompressBenchArgs) -> Result<(), BenchError> {
     let bed = Bed::make(&config, disk_bytes / SIZE_STEP as u64 * SIZE_STEP as u64)?;
     let words = format!("no_discard_passdown {}", args.words);
     let rig = parts::Rig { bed: &bed, sample: &sample, choice, words: &words };
-    let all = [Part::Sequential, Part::Random, Part::Flush, Part::Overwrite];
+    let all = [Part::Sequential, Part::Random, Part::Flush, Part::Overwrite, Part::Isolation];
     let wanted = if args.only.is_empty() { &all[..] } else { &args.only[..] };
     let mut report = print::Report::new(args, &sample, disk_bytes);
     for part in wanted {
@@ -144,6 +151,7 @@ pub(super) fn run(args: &CompressBenchArgs) -> Result<(), BenchError> {
             Part::Random => report.random = Some(parts::random(&rig)?),
             Part::Flush => report.flush = Some(parts::flush(&rig, &config)?),
             Part::Overwrite => report.overwrite = Some(parts::overwrite(&rig, args.fill)?),
+            Part::Isolation => report.isolation = Some(isolation::isolation(&rig, ROUNDS)?),
             Part::Space => report.space = Some(parts::space(&rig)?),
         }
     }

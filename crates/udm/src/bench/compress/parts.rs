@@ -20,8 +20,8 @@ use udm_targets::compress::format::Shape;
 use udm_targets::compress::format::geometry::Geometry;
 use udm_types::{LaneId, Op};
 
-const LARGE_BYTES: u64 = 1 << 20;
-const SMALL_BYTES: u64 = BLOCK_BYTES as u64;
+pub(super) const LARGE_BYTES: u64 = 1 << 20;
+pub(super) const SMALL_BYTES: u64 = BLOCK_BYTES as u64;
 /// What the volume compresses together, as formatted.
 const EXTENT_BYTES: usize = 8 * BLOCK_BYTES;
 /// A header and what its table needs, for each extent.
@@ -101,11 +101,16 @@ pub(super) struct Space {
 }
 
 impl Rig<'_> {
-    fn volume(&self, logical_bytes: u64) -> Result<Volume<'_>, BenchError> {
+    pub(super) fn volume(&self, logical_bytes: u64) -> Result<Volume<'_>, BenchError> {
         self.bed.create(self.choice, logical_bytes, self.words)
     }
 
-    fn pass(&self, volume: &Volume<'_>, op: Op, len_bytes: u64) -> Result<PassResult, BenchError> {
+    pub(super) fn pass(
+        &self,
+        volume: &Volume<'_>,
+        op: Op,
+        len_bytes: u64,
+    ) -> Result<PassResult, BenchError> {
         let shape = (len_bytes, self.sample.len_bytes());
         self.bed.run(PassOrder::sequential(volume.id, op, shape, &self.sample.buf))
     }
@@ -198,7 +203,7 @@ pub(super) fn flush(rig: &Rig<'_>, config: &RuntimeConfig) -> Result<Vec<Flush>,
     const DISK_BYTES: u64 = 1 << 30;
     let file = tempfile::Builder::new().prefix("udm-bench-").tempfile()?;
     file.as_file().set_len(DISK_BYTES)?;
-    let bed = Bed::over(config, &file.path().display().to_string(), DISK_BYTES)?;
+    let bed = Bed::on(config, &file.path().display().to_string(), DISK_BYTES)?;
     let rig = Rig { bed: &bed, ..*rig };
     let volume = rig.volume(DISK_BYTES / 2)?;
     let mut rows = Vec::new();

@@ -4,6 +4,7 @@
 //! in both forms.
 
 use super::super::BenchError;
+use super::isolation::Isolation;
 use super::parts::{Flush, Overwrite, Random, Sequential, Space};
 use super::{CompressBenchArgs, Sample};
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) overwrite: Option<Vec<Overwrite>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) isolation: Option<Isolation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) space: Option<Space>,
 }
 
@@ -44,6 +47,7 @@ impl Report {
             random: None,
             flush: None,
             overwrite: None,
+            isolation: None,
             space: None,
         }
     }
@@ -108,6 +112,14 @@ impl Report {
                 row.ancestor_per_byte,
                 row.kilo_ios_per_s,
                 row.cpu_us_per_io
+            )?;
+        }
+        if let Some(row) = &self.isolation {
+            writeln!(
+                out,
+                "random writes while another volume is stalled: {:.0} MB/s, {:.0} without: {:.1} % ({:.1} % \
+                 by CPU)",
+                row.stalled_mb_per_s, row.idle_mb_per_s, row.percent, row.percent_by_cpu
             )?;
         }
         if let Some(row) = &self.space {

@@ -2,6 +2,7 @@
 
 use super::Sample;
 use super::bed::Bed;
+use super::isolation::isolation;
 use super::parts::{Rig, flush, random, space};
 use crate::runtime::RuntimeConfig;
 use udm_driver::DriverChoice;
@@ -54,4 +55,15 @@ fn a_random_read_is_one_read_below_and_flushes_share_one() {
         // More where a segment ends in the middle of a round.
         assert!((1.0..1.2).contains(&row.lower_writes_per_round), "{row:?}");
     }
+}
+
+#[test]
+fn a_volume_goes_on_while_the_disk_of_another_one_stalls() {
+    let sample = text(16 << 20);
+    let bed = Bed::make(&config(), 64 << 20).expect("a bed");
+    let rig = Rig { bed: &bed, sample: &sample, choice: LZ4, words: "" };
+    // Each round ends only if the free volume got everything done during the stall.
+    let told = isolation(&rig, 2).expect("both end well");
+    assert!(told.held > 0, "the disk was stalled to the end: {told:?}");
+    assert_eq!(told.stalled_ios, 2 * (32 << 20) / 4096);
 }
