@@ -67,7 +67,19 @@ impl Daemon {
         String::from_utf8(output.stdout).map_err(Failed::to("read udm's output"))
     }
 
-    /// The same with JSON.
+    /// Starts a verb, which goes on while the caller does.
+    pub(crate) fn start_verb(&self, words: &[&str]) -> Result<Child, Failed> {
+        Command::new(&self.udm)
+            .args(words)
+            .env("UDM_SOCKET", &self.socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Failed::to("run udm"))
+    }
+
+    /// Runs a verb with JSON.
     pub(crate) fn ask(&self, words: &[&str]) -> Result<Value, Failed> {
         let mut words = words.to_vec();
         words.push("--json");

@@ -1,46 +1,39 @@
-//! Lives: a daemon, a mounted file system, workloads, crashes; and the next one on what is left.
+//! One life: a daemon, a disk below, a mounted file system, workloads, and what disturbs them.
 //!
-//! Between two lives the disk is a file, `disk.img`. A life over the recorded disk takes it into
-//! memory and puts what is left of it back; a life over the file has it below directly.
+//! The story begins lives and ends them with a crash. Meanwhile a life disturbs itself: messages to
+//! the volume, trims, swaps to tables with other arguments, longer and shorter tables, shrinks, a
+//! disk that grows.
 //!
-//! Rules. A life ends in one of three ways (`End`), and what it leaves is the truth: the judge
-//! looks at a copy of it, and the next life looks again, through the device and the kernel. A life
-//! that ends otherwise is a finding.
+//! Rules. A change is begun, not done: the story cuts the power while udm's verb is under way, and
+//! asks for its end later (`Life::check`). None of them may be noticed by a workload.
 //!
-//! The tricky case is the last cut of a life: the disk is copied, switched off and the ledgers are
-//! copied under both locks at once, so nothing that happened later counts.
+//! The tricky case is the promise of a device that writes through: it holds when the daemon dies
+//! only if every table of the life wrote through.
 
-use super::Args;
 use super::disk::RecordedDisk;
 use super::front::Front;
-use super::judge::Judge;
-use super::ledger::Ledger;
 use super::load::{Ledgers, Load};
 use super::outside::run;
 use super::server::{Server, Shared};
 use crate::soak::chaos::Random;
 use crate::soak::daemon::Daemon;
-use crate::soak::{pause, wait_until};
+use crate::soak::pause;
 use crate::steps::Failed;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Name of the device.
 pub(super) const DEVICE: &str = "volume";
-/// The disk: small, so that the log goes round and round.
-const DISK_BYTES: u64 = 28 << 20;
-/// The device: larger than its disk.
+/// The disk: small, so that the log goes round and round; and how far it grows.
+pub(super) const DISK_BYTES: u64 = 28 << 20;
+const DISK_BYTES_MAX: u64 = 34 << 20;
+/// The device: larger than its disk; and how far it grows.
 pub(super) const LEN_SECTORS: u64 = (36 << 20) / 512;
-/// Workloads side by side.
-pub(super) const WORKLOADS: u64 = 2;
-/// Power cuts of a life, at most.
-const CUTS_MAX: u64 = 8;
-/// How long a dead daemon's disk may stay in use: until the kernel has ended its ring.
-const RELEASE_MAX: Duration = Duration::from_secs(20);
+const LEN_SECTORS_MAX: u64 = (48 << 20) / 512;
 
 /// Arguments of the table; one line of them for each life.
 pub(super) const ARGUMENTS: [&str; 6] = [
@@ -58,223 +51,169 @@ pub(super) fn table_line(len_sectors: u64, below: &str, arguments: &str) -> Stri
     format!("0 {len_sectors} compress {below} {count} {arguments}")
 }
 
-/// How often each thing was done.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    lives: u64,
-    /// Power cuts that a life went on after, and those that ended one.
-    cuts: u64,
-    last_cuts: u64,
-    /// Kills of the daemon over a file, and over the recorded disk.
-    kills_file: u64,
-    kills_recorded: u64,
-    steps: u64,
-}
-
-impl Counts {
-    fn crashes(&self) -> u64 {
-        self.cuts + self.last_cuts + self.kills_file + self.kills_recorded
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { lives, cuts, last_cuts, kills_file, kills_recorded, steps } = self;
-        write!(
-            f,
-            "{} crashes judged, nothing lost: {} power cuts ({last_cuts} of them ended a life), \
-             kill -9 {kills_file} times over a file and {kills_recorded} over the recorded disk; \
-             {lives} lives, {steps} steps of the workloads",
-            self.crashes(),
-            cuts + last_cuts
-        )
-    }
-}
-
-/// Crashes so often, and judges each time.
-pub(super) fn crashes(udm: &Path, dir: &Path, args: &Args) -> Result<Counts, Failed> {
-    let mut story = Story {
-        udm: udm.to_owned(),
-        dir: dir.to_owned(),
-        judge: Judge::start(udm, dir)?,
-        random: Random::new(args.seed),
-        is_lying: args.lying_disk,
-        ledgers: Arc::new(Ledgers::new(WORKLOADS)),
-        counts: Counts::default(),
-    };
-    format(udm, dir, Path::new(&story.image()), DISK_BYTES, LEN_SECTORS)?;
-    while story.counts.crashes() < args.kills {
-        story.live(args.kills)?;
-        story.counts.lives += 1;
-        if story.counts.lives.is_multiple_of(10) {
-            println!("{}", story.counts);
-        }
-    }
-    Ok(story.counts)
-}
-
-/// How a life ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    KillOverFile,
-    KillOverRecorded,
-    PowerCut,
-}
-
-struct Story {
-    udm: PathBuf,
+/// A life.
+pub(super) struct Life {
+    // They end in this order: nobody waits for something that has ended before.
+    load: Load,
+    front: Front,
+    change: Option<Child>,
+    daemon: Daemon,
+    server: Option<Server>,
     dir: PathBuf,
-    judge: Judge,
-    random: Random,
-    ledgers: Arc<Ledgers>,
-    counts: Counts,
-    is_lying: bool,
+    root: PathBuf,
+    image: String,
+    /// The disk as a table names it.
+    below: String,
+    arguments: &'static str,
+    is_written_through: bool,
+    len_sectors: u64,
+    /// Changes begun.
+    pub(super) changes: u64,
 }
 
-impl Story {
-    /// The disk between lives.
-    fn image(&self) -> String {
-        self.dir.join("disk.img").display().to_string()
-    }
+/// What a life begins with.
+pub(super) struct Begin<'a> {
+    pub(super) udm: &'a Path,
+    pub(super) dir: &'a Path,
+    /// The disk, a file; or that one below, in its place.
+    pub(super) image: String,
+    pub(super) recorded: Option<RecordedDisk>,
+    pub(super) ledgers: &'a Arc<Ledgers>,
+    /// There is no file system yet.
+    pub(super) is_first: bool,
+}
 
-    fn live(&mut self, kills: u64) -> Result<(), Failed> {
-        let end = match self.random.below(5) {
-            0 => End::KillOverFile,
-            1 | 2 => End::KillOverRecorded,
-            _ => End::PowerCut,
-        };
-        let arguments = ARGUMENTS[self.random.below(ARGUMENTS.len() as u64) as usize];
-        let told = format!("life {}, {arguments}, {end:?}", self.counts.lives);
-        self.live_so(end, arguments, kills)
-            .map_err(|failed| Failed::new(format!("{told}: {failed}")))
-    }
-
-    fn live_so(&mut self, end: End, arguments: &str, kills: u64) -> Result<(), Failed> {
-        let server = match end {
-            End::KillOverFile => None,
-            End::KillOverRecorded | End::PowerCut => {
-                let bytes = fs::read(self.image()).map_err(Failed::to("read the disk"))?;
-                let socket = self.dir.join("disk.sock");
-                let seed = self.random.below(u64::MAX);
-                let mut disk = RecordedDisk::new(bytes);
-                disk.is_lying = self.is_lying;
-                Some(Server::start(disk, &socket, seed)?)
+impl Life {
+    /// Begins a life; what earlier ones promised is there on the device.
+    pub(super) fn begin(begin: Begin<'_>, random: &mut Random) -> Result<Life, Failed> {
+        let Begin { udm, dir, image, recorded, ledgers, is_first } = begin;
+        let (below, server) = match recorded {
+            None => (image.clone(), None),
+            Some(disk) => {
+                let server = Server::start(disk, &dir.join("disk.sock"), random.below(u64::MAX))?;
+                (below_recorded(dir), Some(server))
             }
         };
-        let below = match &server {
-            None => self.image(),
-            Some(_) => below_recorded(&self.dir),
-        };
-        let mut daemon = Daemon::start(&self.udm, &self.dir)?;
-        let table = table_line(LEN_SECTORS, &below, arguments);
-        daemon.udm(&["create", DEVICE, "--table", &table])?;
-        let address = format!("unix:{}", self.dir.join("front.sock").display());
+        let daemon = Daemon::start(udm, dir)?;
+        let arguments = ARGUMENTS[random.below(ARGUMENTS.len() as u64) as usize];
+        daemon.udm(&["create", DEVICE, "--table", &table_line(LEN_SECTORS, &below, arguments)])?;
+        let address = format!("unix:{}", dir.join("front.sock").display());
         let uri = daemon.udm(&["export", DEVICE, "--nbd", &address])?.trim().to_owned();
-        let mut front = Front::open(&self.dir, &uri)?;
-        if self.counts.lives == 0 {
-            make_file_system(&self.dir, &front)?;
+        let mut front = Front::open(dir, &uri)?;
+        if is_first {
+            make_file_system(dir, &front)?;
         }
         let root = front.mount()?;
-        if self.counts.lives > 0 {
-            // What the judge saw in a copy is there on the device, too.
-            self.ledgers.lock().iter_mut().try_for_each(|ledger| ledger.settle(&root))?;
+        if !is_first {
+            ledgers.lock().iter_mut().try_for_each(|ledger| ledger.settle(&root))?;
         }
-        let mut load = Load::start(&self.ledgers, &root, self.random.below(u64::MAX));
-        let shared = server.as_ref().map(|server| Arc::clone(&server.shared));
-        let cuts_max = if shared.is_some() { CUTS_MAX } else { 3 };
-        let cuts = self.random.below(cuts_max).min(kills - self.counts.crashes());
-        for _ in 0..cuts {
-            self.disturb(&daemon, &root)?;
-            load.check()?;
-            daemon.check_alive()?;
-            if let Some(shared) = &shared {
-                self.cut(shared)?;
+        Ok(Life {
+            load: Load::start(ledgers, &root, random.below(u64::MAX)),
+            front,
+            change: None,
+            daemon,
+            server,
+            dir: dir.to_owned(),
+            root,
+            image,
+            below,
+            arguments,
+            is_written_through: arguments.contains("writethrough"),
+            len_sectors: LEN_SECTORS,
+            changes: 0,
+        })
+    }
+
+    /// The recorded disk.
+    pub(super) fn disk(&self) -> Option<Arc<Shared>> {
+        self.server.as_ref().map(|server| Arc::clone(&server.shared))
+    }
+
+    /// Whether whatever a workload was told stays when only the daemon dies.
+    pub(super) fn is_written_through(&self) -> bool {
+        self.is_written_through
+    }
+
+    /// Some time, then something that may be under way when this returns.
+    pub(super) fn disturb(&mut self, random: &mut Random) -> Result<(), Failed> {
+        pause(Duration::from_millis(10 + random.below(400)));
+        let message = |words: &[&str]| {
+            self.daemon.udm(&[&["message", DEVICE, "0"], words].concat()).map(drop)
+        };
+        match random.below(12) {
+            0 => message(&["checkpoint"])?,
+            1 => message(&["gc", "2"])?,
+            2 => message(&["scrub"])?,
+            3 => message(&["shrink"])?,
+            4 => run(&self.dir, &["fstrim", &self.root.display().to_string()]).map(drop)?,
+            5 | 6 => {
+                self.swap(LEN_SECTORS + random.below(LEN_SECTORS_MAX - LEN_SECTORS), random)?
+            }
+            7 => self.swap(LEN_SECTORS, random)?,
+            8 => self.grow_disk(random)?,
+            _ => {}
+        }
+        pause(Duration::from_millis(random.below(25)));
+        Ok(())
+    }
+
+    /// Begins to swap to a table of this length with other arguments.
+    fn swap(&mut self, len_sectors: u64, random: &mut Random) -> Result<(), Failed> {
+        self.arguments = ARGUMENTS[random.below(ARGUMENTS.len() as u64) as usize];
+        self.is_written_through &= self.arguments.contains("writethrough");
+        self.len_sectors = len_sectors;
+        let table = table_line(len_sectors, &self.below, self.arguments);
+        self.daemon.udm(&["load", DEVICE, "--table", &table])?;
+        let resume = match random.below(2) {
+            0 => &["resume", DEVICE][..],
+            _ => &["resume", "--noflush", DEVICE],
+        };
+        self.change = Some(self.daemon.start_verb(resume)?);
+        self.changes += 1;
+        Ok(())
+    }
+
+    /// The file grows, and the next table uses it. The recorded disk cannot.
+    fn grow_disk(&mut self, random: &mut Random) -> Result<(), Failed> {
+        if self.server.is_none() {
+            let file = fs::File::options().write(true).open(&self.image);
+            let file = file.map_err(Failed::to("open the disk"))?;
+            let len_bytes = file.metadata().map_err(Failed::to("ask for a length"))?.len();
+            let len_bytes = (len_bytes + (random.below(3) << 20)).min(DISK_BYTES_MAX);
+            file.set_len(len_bytes).map_err(Failed::to("grow the disk"))?;
+        }
+        self.swap(self.len_sectors, random)
+    }
+
+    /// Fails if a workload or the daemon has ended, or a change has failed.
+    pub(super) fn check(&mut self) -> Result<(), Failed> {
+        if let Some(change) = self.change.take() {
+            let output = change.wait_with_output().map_err(Failed::to("wait for udm"))?;
+            if !output.status.success() {
+                let why = String::from_utf8_lossy(&output.stderr);
+                return Err(Failed::new(format!("a swap to {}: {why}", self.arguments)));
             }
         }
-        self.disturb(&daemon, &root)?;
-        load.check()?;
-        let last = match (end, &shared) {
-            (End::PowerCut, Some(shared)) => Some(self.moment(shared, true)),
-            (End::PowerCut | End::KillOverFile | End::KillOverRecorded, _) => None,
-        };
+        self.check_load()
+    }
+
+    /// Fails if a workload or the daemon has ended.
+    pub(super) fn check_load(&mut self) -> Result<(), Failed> {
+        self.load.check()?;
+        self.daemon.check_alive()
+    }
+
+    /// SIGKILL; what the workloads have done in steps.
+    pub(super) fn kill(self) -> u64 {
+        let Life { mut load, mut front, change, daemon, server, .. } = self;
         drop(daemon);
         front.cut_off();
         // It ends with an error, as its disk is gone; if not, it was between two steps.
         let _ended = load.finish();
-        self.counts.steps += load.steps.load(Ordering::Relaxed);
-        drop(front);
-        let left = match last {
-            Some((left, ledgers)) => {
-                self.counts.last_cuts += 1;
-                *self.ledgers.lock() = ledgers;
-                left
-            }
-            None => self.after_kill(arguments, shared.as_deref())?,
-        };
-        self.take_stock(&left, end)
-    }
-
-    /// Some time, and sometimes a message to the volume or a trim.
-    fn disturb(&mut self, daemon: &Daemon, root: &Path) -> Result<(), Failed> {
-        pause(Duration::from_millis(10 + self.random.below(500)));
-        match self.random.below(10) {
-            0 => daemon.udm(&["message", DEVICE, "0", "checkpoint"]),
-            1 => daemon.udm(&["message", DEVICE, "0", "gc", "2"]),
-            2 => daemon.udm(&["message", DEVICE, "0", "scrub"]),
-            3 => run(&self.dir, &["fstrim", &root.display().to_string()]),
-            _ => return Ok(()),
-        }
-        .map(drop)?;
-        pause(Duration::from_millis(self.random.below(20)));
-        Ok(())
-    }
-
-    /// A power cut that the life does not notice.
-    fn cut(&mut self, shared: &Shared) -> Result<(), Failed> {
-        let (left, mut ledgers) = self.moment(shared, false);
-        self.counts.cuts += 1;
-        self.judge.judge(&left, LEN_SECTORS, &mut ledgers)
-    }
-
-    /// A legal state of the disk, and what is known at the same moment. With `is_last` the disk
-    /// does nothing any more.
-    fn moment(&mut self, shared: &Shared, is_last: bool) -> (Vec<u8>, Vec<Ledger>) {
-        let ledgers = self.ledgers.lock();
-        let mut disk = shared.disk();
-        disk.is_off |= is_last;
-        (disk.after_cut(&mut self.random), ledgers.clone())
-    }
-
-    /// What a killed daemon has left on the disk.
-    fn after_kill(&mut self, arguments: &str, shared: Option<&Shared>) -> Result<Vec<u8>, Failed> {
-        if arguments.contains("writethrough") {
-            self.ledgers.lock().iter_mut().for_each(Ledger::keep_written);
-        }
-        match shared {
-            Some(shared) => {
-                self.counts.kills_recorded += 1;
-                Ok(shared.disk().after_death(&mut self.random))
-            }
-            None => {
-                self.counts.kills_file += 1;
-                let image = self.image();
-                wait_until("the disk is free", RELEASE_MAX, || match self.judge.check(&image) {
-                    Ok(()) => Ok(true),
-                    Err(failed) if failed.to_string().contains("in use") => Ok(false),
-                    Err(failed) => Err(failed),
-                })?;
-                fs::read(&image).map_err(Failed::to("read the disk"))
-            }
-        }
-    }
-
-    /// The disk a life left, and what is true from now on.
-    fn take_stock(&mut self, left: &[u8], end: End) -> Result<(), Failed> {
-        if end != End::KillOverFile {
-            fs::write(self.image(), left).map_err(Failed::to("keep the disk"))?;
-        }
-        let mut ledgers = self.ledgers.lock().clone();
-        self.judge.judge(left, LEN_SECTORS, &mut ledgers)
+        // The verb lost its daemon in the middle, or was through.
+        let _told = change.map(Child::wait_with_output);
+        drop((front, server));
+        load.steps.load(Ordering::Relaxed)
     }
 }
 

@@ -28,6 +28,7 @@ mod life;
 mod load;
 mod outside;
 mod server;
+mod story;
 
 use crate::steps::{Failed, cargo, is_ci, is_installed, run as run_step, target_dir};
 use std::path::{Path, PathBuf};
@@ -88,7 +89,7 @@ pub(super) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let dir = std::env::temp_dir().join(format!("udm-soak-compress-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(Failed::to("make a folder"))?;
     let begin = Instant::now();
-    let crashed = life::crashes(&udm, &dir, args);
+    let crashed = story::crashes(&udm, &dir, args);
     let counts = match (crashed, args.lying_disk) {
         (Ok(_), true) => return Err(Failed::new("nobody noticed that the disk lies")),
         (Err(failed), true) => {
