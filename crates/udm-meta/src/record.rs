@@ -295,8 +295,8 @@ impl fmt::Display for RecordFault {
     }
 }
 
-/// How long the record at the start of `bytes` says it is; nothing if there is no header. Nobody has
-/// checked it.
+/// How long the record at the start of `bytes` says it is; nothing if there is no header. Nobody
+/// has checked it.
 pub fn claimed_bytes(rules: &RecordRules, bytes: &[u8]) -> Option<u32> {
     let (raw, _rest) = RawHead::read_from_prefix(bytes).ok()?;
     (raw.magic == rules.magic).then_some(raw.total_bytes.get())

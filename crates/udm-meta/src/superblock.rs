@@ -212,9 +212,32 @@ pub async fn write_copies(
     Ok(())
 }
 
+/// Writes those copies anew that are not `image`, as they were found. A crash in it costs nothing,
+/// since the copies that are good are not touched; the caller flushes.
+///
+/// After a crash in [`write_copies`] only the first copy may be good, and the next change begins
+/// with that one. So whoever opens a volume mends it, or two crashes lose it.
+///
+/// # Errors
+/// The first failure.
+pub async fn mend_copies(
+    disk: &Disk,
+    reports: &[CopyReport],
+    image: &SuperblockImage,
+) -> Result<(), DiskError> {
+    for report in reports {
+        if report.state != Ok(image.generation()) && report.state != Err(CopyFault::Outside) {
+            write_bytes(disk, report.offset_bytes, image.as_bytes()).await?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{CopyFault, SuperblockHead, SuperblockImage, read_copies, write_copies};
+    use super::{
+        CopyFault, SuperblockHead, SuperblockImage, mend_copies, read_copies, write_copies,
+    };
     use crate::host::MemoryHost;
     use udm_types::Status;
     use zerocopy::FromZeros;
@@ -257,5 +280,20 @@ mod tests {
         let copies = host.run(|disk| async move { read_copies(&disk, MAGIC, &PLACES[..2]).await });
         assert!(copies.newest.is_none());
         assert!(copies.reports.iter().all(|copy| copy.state == Err(CopyFault::Magic)));
+    }
+
+    #[test]
+    fn copies_that_are_not_the_newest_are_mended() {
+        let mut host = MemoryHost::new(16384);
+        let reports = host.run(|disk| async move {
+            write_copies(&disk, &PLACES, &image(1)).await?;
+            write_copies(&disk, &PLACES[..1], &image(2)).await?;
+            let found = read_copies(&disk, MAGIC, &PLACES).await;
+            mend_copies(&disk, &found.reports, &image(2)).await?;
+            Ok::<_, crate::DiskError>(read_copies(&disk, MAGIC, &PLACES).await.reports)
+        });
+        let states = reports.expect("written").into_iter().map(|report| report.state);
+        assert!(states.eq([Ok(2), Ok(2), Ok(2)]));
+        assert_eq!(host.writes, 6, "the good copy is not touched");
     }
 }

@@ -11,7 +11,9 @@
 //! The tricky case is the size: the physical space is drawn just above what the islands can need
 //! without compression, so writes wait for the cleaner, but are not refused for want of space.
 
-use crate::crash::subject::{Busy, CrashSubject, Order, Request, Shape, Standing};
+use crate::crash::subject::{
+    Busy, CUT_TICKET, CrashSubject, Order, Request, Shape, Standing, Unresized,
+};
 use fastrand::Rng;
 use udm_meta::Disk;
 use udm_targets::compress::codec::CoderChoice;
@@ -19,7 +21,9 @@ use udm_targets::compress::format::{Codec, Defaults, Shape as FormatShape};
 use udm_targets::compress::tools::check::{CheckRequest, check};
 use udm_targets::compress::tools::format::{FormatRequest, format};
 use udm_targets::compress::volume;
-use udm_targets::compress::volume::{NoSpace, Options, State, Volume};
+use udm_targets::compress::volume::{
+    Event, NoSpace, Options, ResizeFault, Sizes, State, TICKET_OF_CUT, Volume,
+};
 use udm_types::{Nanos, Status};
 
 /// Blocks of a map page.
@@ -27,6 +31,9 @@ const PAGE_BLOCKS: usize = 504;
 /// Bytes an incompressible block takes at most, its share of tables and padding included: a record
 /// of its own is rounded up to the physical alignment, and the end of a segment stays empty.
 const BLOCK_COST_BYTES: [u64; 2] = [4096 + 1536, 2 * 4096 + 2048];
+/// How many times larger disk and map can become. A map that is small at first can have all the
+/// pages the islands need; the disk grows by what one life asks for.
+const GROWTH: u64 = 8;
 /// Sectors of a block.
 const BLOCK_SECTORS: usize = 8;
 
@@ -42,6 +49,7 @@ pub(crate) struct CompressSetup {
 pub(crate) struct Compress {
     volume: Volume,
     is_told_to_stop: bool,
+    alarm: Option<String>,
 }
 
 impl CrashSubject for Compress {
@@ -57,20 +65,35 @@ impl CrashSubject for Compress {
         let islands = rng.usize(1..=4);
         let island_blocks = if islands == 1 { rng.usize(16..64) } else { rng.usize(8..24) };
         let used_blocks = (islands * island_blocks) as u64;
-        let logical_blocks = match islands {
-            1 => island_blocks,
-            _ => PAGE_BLOCKS * (islands + 1),
+        let first_blocks = match rng.bool() {
+            true => used_blocks as usize,
+            false => rng.usize(1..=used_blocks as usize),
         };
         let cost_bytes = BLOCK_COST_BYTES[usize::from(physical_shift == 12)];
         let needed = (used_blocks * cost_bytes).div_ceil(segment_bytes);
         let reserve_segments = rng.u64(4..=6);
-        let segments = needed + needed / 4 + reserve_segments + 4 + rng.u64(0..12);
-        let meta_bytes = 8192 * (islands as u64 + 4) + (6 << 12);
+        // Three may become map pages.
+        let segments = needed + needed / 4 + reserve_segments + 7 + rng.u64(0..12);
+        let meta_bytes = 8192 * (islands as u64 + 7) + (6 << 12);
         let disk_len_bytes =
             (meta_bytes.next_multiple_of(segment_bytes)) + (segments + 1) * segment_bytes;
         let options = draw_options(segment_bytes, rng);
         let mut uuid = [0; 16];
         rng.fill(&mut uuid);
+        let start = if islands == 1 { 0 } else { PAGE_BLOCKS - island_blocks / 2 };
+        let shape = Shape {
+            disk_len_bytes,
+            len_sectors: islands * island_blocks * BLOCK_SECTORS,
+            first_len_sectors: first_blocks * BLOCK_SECTORS,
+            growth_bytes: segment_bytes,
+            island_sectors: island_blocks * BLOCK_SECTORS,
+            stride_sectors: PAGE_BLOCKS * BLOCK_SECTORS,
+            start_sector: start * BLOCK_SECTORS,
+            block_sectors: BLOCK_SECTORS,
+            request_len_sectors: 16 * BLOCK_SECTORS,
+            is_writethrough: options.writeback.is_none(),
+            has_background: true,
+        };
         let format = FormatRequest {
             shape: FormatShape {
                 physical_shift,
@@ -79,25 +102,13 @@ impl CrashSubject for Compress {
                 record_limit_bytes: record_limit.min(segment_bytes as u32),
                 extent_blocks,
                 reserve_segments,
-                growth: 1,
+                growth: GROWTH,
             },
-            logical_bytes: Some(logical_blocks as u64 * 4096),
+            logical_bytes: Some(shape.len_bytes(shape.first_len_sectors)),
             uuid,
             salt: rng.u32(..),
             defaults: Defaults { codec: Codec::Lz4, level: 0 },
             is_discarded: rng.bool(),
-        };
-        let start = if islands == 1 { 0 } else { PAGE_BLOCKS - island_blocks / 2 };
-        let shape = Shape {
-            disk_len_bytes,
-            len_sectors: islands * island_blocks * BLOCK_SECTORS,
-            island_sectors: island_blocks * BLOCK_SECTORS,
-            stride_sectors: PAGE_BLOCKS * BLOCK_SECTORS,
-            start_sector: start * BLOCK_SECTORS,
-            block_sectors: BLOCK_SECTORS,
-            request_len_sectors: 16 * BLOCK_SECTORS,
-            is_writethrough: options.writeback.is_none(),
-            has_background: true,
         };
         CompressSetup { format, options, shape }
     }
@@ -113,7 +124,7 @@ impl CrashSubject for Compress {
 
     fn open(setup: &CompressSetup, disk: Disk, now: Nanos) -> Compress {
         let volume = Volume::open(disk, setup.options.clone(), now);
-        Compress { volume, is_told_to_stop: false }
+        Compress { volume, is_told_to_stop: false, alarm: None }
     }
 
     fn standing(&self) -> Standing {
@@ -137,6 +148,10 @@ impl CrashSubject for Compress {
         match order {
             Order::Checkpoint => self.volume.checkpoint(),
             Order::Clean(segments) => self.volume.gc(segments),
+            Order::Scrub => self.volume.scrub(),
+            Order::Resize { len_bytes, grows_to_disk } => {
+                self.volume.resize(Sizes { logical_bytes: len_bytes, grows_to_disk });
+            }
             Order::Stop { flush } => {
                 self.is_told_to_stop = true;
                 self.volume.request_stop(flush);
@@ -150,8 +165,17 @@ impl CrashSubject for Compress {
 
     fn turn(&mut self, now: Nanos) -> bool {
         let has_more = self.volume.turn(now);
-        // Events are for people; here they would only pile up.
-        while self.volume.next_event().is_some() {}
+        while let Some(event) = self.volume.next_event() {
+            match event {
+                Event::BlocksLost { .. } | Event::Troubled(_) => {
+                    self.alarm = Some(format!("{event:?}"));
+                }
+                Event::Recovered { .. }
+                | Event::LowSpace
+                | Event::OutOfSpace
+                | Event::SpaceAgain => {}
+            }
+        }
         has_more
     }
 
@@ -160,11 +184,32 @@ impl CrashSubject for Compress {
     }
 
     fn next_accepted(&mut self) -> Option<u64> {
-        self.volume.next_accepted()
+        let ticket = self.volume.next_accepted();
+        ticket.map(|ticket| if ticket == TICKET_OF_CUT { CUT_TICKET } else { ticket })
     }
 
     fn next_done(&mut self) -> Option<(u64, Status)> {
         self.volume.next_done()
+    }
+
+    fn next_resized(&mut self) -> Option<Result<(), Unresized>> {
+        let outcome = self.volume.next_resized()?;
+        Some(outcome.map_err(|fault| match fault {
+            ResizeFault::NoRoomForMap | ResizeFault::Failed(Status::NoSpace) => Unresized::NoRoom,
+            ResizeFault::NotServing
+            | ResizeFault::Busy
+            | ResizeFault::Logical { .. }
+            | ResizeFault::DiskTooLarge
+            | ResizeFault::Failed(_) => Unresized::Failed(fault.to_string()),
+        }))
+    }
+
+    fn len_bytes(&self) -> Option<u64> {
+        self.volume.logical_bytes()
+    }
+
+    fn next_alarm(&mut self) -> Option<String> {
+        self.alarm.take()
     }
 
     fn busy(&self) -> Busy {

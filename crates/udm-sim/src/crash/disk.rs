@@ -110,6 +110,14 @@ impl UnderWay {
         })
     }
 
+    /// The disk likes to take long over it.
+    pub(crate) fn is_discard(&self) -> bool {
+        match self.op.kind {
+            DiskOpKind::Discard => true,
+            DiskOpKind::Read | DiskOpKind::Write { .. } | DiskOpKind::Flush => false,
+        }
+    }
+
     fn overlaps(&self, op: &DiskOp) -> bool {
         let end = |op: &DiskOp| op.offset_bytes + op.len_bytes;
         self.op.offset_bytes < end(op) && op.offset_bytes < end(&self.op)
@@ -161,6 +169,21 @@ impl CrashDisk {
             discard_reads: self.discard_reads,
             failures: self.failures,
             completed: self.completed,
+        }
+    }
+
+    /// The disk is made longer; the new part holds zeroes, or whatever it was used for before.
+    pub(crate) fn grow(&mut self, len_bytes: u64, rng: &mut Rng) {
+        let first = self.len_sectors;
+        self.len_sectors += len_bytes as usize / SECTOR_BYTES;
+        self.durable.extend(self.len_sectors);
+        self.cached.extend(self.len_sectors);
+        let is_used = rng.bool();
+        let mut old = [0; SECTOR_BYTES];
+        for sector in (first..self.len_sectors).filter(|_| is_used) {
+            rng.fill(&mut old);
+            self.durable.put(sector, &old);
+            self.cached.put(sector, &old);
         }
     }
 

@@ -5,13 +5,17 @@
 //! any order and turns fall between any two of them. After each move that may have changed the
 //! disk its caller may take a crash.
 //!
+//! A disk may be *lazy*: its discards end when nothing else can, or nobody waits any more, so that
+//! a subject that does not wait for them is far ahead when they do.
+//!
 //! Rules. Time passes only if nothing else can happen. What the subject answers is collected by
 //! the caller after each turn, acceptances first.
 //!
 //! The tricky case is a subject that waits for something that cannot come: then no move is left
 //! ([`Move::Idle`]), and whoever still waits for an answer reports it as stuck.
 
-use crate::crash::disk::{CrashDisk, Event, Misuse, describe_under_way};
+use crate::crash::disk::{CrashDisk, Event, Misuse, UnderWay, describe_under_way};
+use crate::crash::image::SECTOR_BYTES;
 use crate::crash::subject::CrashSubject;
 use fastrand::Rng;
 use udm_meta::Disk;
@@ -43,6 +47,10 @@ pub(crate) struct Host<S> {
     pub(crate) now: Nanos,
     /// Every operation of the disk as a line, if wanted.
     pub(crate) trace: Option<Vec<String>>,
+    /// Discards end last.
+    pub(crate) is_lazy: bool,
+    /// Nobody waits for an answer: discards may stay under way over the next requests.
+    pub(crate) is_unhurried: bool,
     port: Disk,
     has_work: bool,
 }
@@ -52,7 +60,14 @@ impl<S: CrashSubject> Host<S> {
     pub(crate) fn open(setup: &S::Setup, disk: CrashDisk, now: Nanos) -> Host<S> {
         let port = Disk::new(disk.len_sectors as u64 * 512);
         let subject = S::open(setup, port.clone(), now);
-        Host { subject, disk, now, trace: None, port, has_work: true }
+        let (is_lazy, is_unhurried) = (false, false);
+        Host { subject, disk, now, trace: None, is_lazy, is_unhurried, port, has_work: true }
+    }
+
+    /// The disk below is made longer.
+    pub(crate) fn grow_disk(&mut self, len_bytes: u64, rng: &mut Rng) {
+        self.disk.grow(len_bytes, rng);
+        self.port.set_len_bytes((self.disk.len_sectors * SECTOR_BYTES) as u64);
     }
 
     /// The subject was given something.
@@ -76,8 +91,14 @@ impl<S: CrashSubject> Host<S> {
             self.has_work = self.subject.turn(self.now);
             return Ok(Move::Turned);
         }
+        if busy > 0 && self.is_lazy && self.is_unhurried {
+            let is_rest = self.disk.under_way.iter().all(UnderWay::is_discard);
+            if is_rest && rng.u32(0..16) > 0 {
+                return Ok(Move::Idle);
+            }
+        }
         if busy > 0 {
-            let at = rng.usize(0..busy);
+            let at = self.pick(rng);
             let line = self.trace.is_some().then(|| describe_under_way(&self.disk.under_way[at]));
             let failures = self.disk.failures;
             let event = self.disk.complete(&self.port, at, rng)?;
@@ -98,6 +119,18 @@ impl<S: CrashSubject> Host<S> {
                 Ok(Move::Quiet)
             }
             Some(_) | None => Ok(Move::Idle),
+        }
+    }
+
+    /// The operation under way that ends next: any, but of a lazy disk's discards only the last.
+    fn pick(&self, rng: &mut Rng) -> usize {
+        let under_way = &self.disk.under_way;
+        let prompt: Vec<usize> = (0..under_way.len())
+            .filter(|at| !(self.is_lazy && under_way[*at].is_discard()))
+            .collect();
+        match prompt.len() {
+            0 => rng.usize(0..under_way.len()),
+            count => prompt[rng.usize(0..count)],
         }
     }
 

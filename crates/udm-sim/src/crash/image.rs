@@ -31,6 +31,13 @@ impl Image {
         Image { pages: vec![zeroes; len_sectors.div_ceil(PAGE_SECTORS)] }
     }
 
+    /// More zeroes behind the end.
+    pub(crate) fn extend(&mut self, len_sectors: usize) {
+        let zeroes = Rc::new([[0; SECTOR_BYTES]; PAGE_SECTORS]);
+        let pages = self.pages.len().max(len_sectors.div_ceil(PAGE_SECTORS));
+        self.pages.resize(pages, zeroes);
+    }
+
     /// A sector.
     pub(crate) fn sector(&self, sector: usize) -> &SectorBytes {
         &self.pages[sector / PAGE_SECTORS][sector % PAGE_SECTORS]

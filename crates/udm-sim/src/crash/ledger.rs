@@ -116,6 +116,8 @@ impl CrashSubject for Ledger {
         Shape {
             disk_len_bytes: 2 * SLOT_BYTES as u64,
             len_sectors: LEN_SECTORS,
+            first_len_sectors: LEN_SECTORS,
+            growth_bytes: 0,
             island_sectors: LEN_SECTORS,
             stride_sectors: 0,
             start_sector: 0,
@@ -151,7 +153,7 @@ impl CrashSubject for Ledger {
 
     fn order(&mut self, order: Order) {
         match order {
-            Order::Checkpoint | Order::Clean(_) => {}
+            Order::Checkpoint | Order::Clean(_) | Order::Scrub | Order::Resize { .. } => {}
             Order::Stop { .. } => self.stop_wanted = true,
             Order::Start if self.standing() == Standing::Stopped => {
                 self.state.borrow_mut().standing = None;
@@ -264,8 +266,9 @@ impl Ledger {
             state.device[at..at + cut].copy_from_slice(&bytes[..cut]);
             state.half = Some((at + cut, bytes[cut..].to_vec()));
         }
-        let is_fua = request.flags.contains(BioFlags::FUA) && self.setup.has(Rule::HonestFua);
-        match is_fua {
+        // Everything is written at once here, so a pre-flush comes with it.
+        let is_durable = request.flags.intersects(BioFlags::FUA | BioFlags::PREFLUSH);
+        match is_durable && self.setup.has(Rule::HonestFua) {
             true => state.waiting.push(ticket),
             false => state.done.push_back((ticket, Status::Ok)),
         }

@@ -13,15 +13,19 @@
 //! oracle before the operations it asked for in the same turn reach the disk.
 
 use crate::crash::Depth;
+use crate::crash::after::{echo, settle};
 use crate::crash::disk::{CrashDisk, Faults};
 use crate::crash::host::{Host, Move};
 use crate::crash::image::SECTOR_BYTES;
-use crate::crash::oracle::{Change, Oracle, What};
+use crate::crash::oracle::{Change, Durability, Oracle, What};
 use crate::crash::outcome::Crash;
 use crate::crash::plan::{Action, Life, Step};
 use crate::crash::recover::{Nesting, Recovered, Recovery};
+use crate::crash::sizes::Sizes;
 use crate::crash::stamp;
-use crate::crash::subject::{Busy, CrashSubject, Order, Request, Shape, Standing};
+use crate::crash::subject::{
+    Busy, CUT_TICKET, CrashSubject, Order, Request, Shape, Standing, Unresized,
+};
 use crate::crash::totals::Totals;
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -29,7 +33,7 @@ use udm_lane::{Buf, Payload};
 use udm_types::{BioFlags, Nanos, Op, Status};
 
 /// Moves a suspend or a full queue may take before it counts as stuck.
-const MOVES_MAX: u32 = 50_000;
+pub(crate) const MOVES_MAX: u32 = 50_000;
 /// Writes whose loss and survival is tried one by one at a point, in the exhaustive depth.
 const SYSTEMATIC_WRITES: usize = 4;
 
@@ -39,6 +43,7 @@ pub(crate) struct Run<'a, S: CrashSubject> {
     pub(crate) shape: Shape,
     pub(crate) depth: Depth,
     pub(crate) oracle: Oracle,
+    sizes: Sizes,
     pub(crate) totals: Totals,
     pub(crate) host: Host<S>,
     life: &'a Life,
@@ -68,6 +73,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
             shape,
             depth,
             oracle: Oracle::new(shape.len_sectors, shape.is_writethrough),
+            sizes: Sizes::new(shape.first_len_sectors),
             totals: Totals::default(),
             host,
             life,
@@ -104,17 +110,20 @@ impl<'a, S: CrashSubject> Run<'a, S> {
             self.host.disk.faults =
                 Faults { write_per_mille: faults_per_mille, read_per_mille: faults_per_mille / 3 };
         }
+        self.host.is_lazy = self.life.is_lazy;
         for step in &self.life.steps {
             (self.step_seed, self.step_nr, self.point_nr) = (step.seed, step.nr, 0);
             let mut rng = Rng::with_seed(step.seed);
             self.say(|| format!("step {}: {:?}", step.nr, step.action));
             self.totals.steps += 1;
             self.begin(step, &mut rng)?;
+            self.host.is_unhurried = true;
             for _ in 0..step.moves {
                 if self.advance(&mut rng)? == Move::Idle {
                     break;
                 }
             }
+            self.host.is_unhurried = false;
         }
         Ok(())
     }
@@ -136,18 +145,22 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         }
         let request = |first, len, what| Change { request: step.nr, first, len, what };
         match step.action {
-            Action::Write { first, len, style, fua } => {
-                self.change(Op::Write, request(first, len, What::Data(style)), fua);
+            Action::Write { first, len, style, fua, preflush } => {
+                let durability = Durability { fua, preflush };
+                self.change(Op::Write, request(first, len, What::Data(style)), durability);
             }
             Action::Fill { first, len, word, fua } => {
-                self.change(Op::Write, request(first, len, What::Fill(word)), fua);
+                let durability = Durability { fua, preflush: false };
+                self.change(Op::Write, request(first, len, What::Fill(word)), durability);
             }
             Action::Zeroes { first, len, as_data, fua } => {
                 let op = if as_data { Op::Write } else { Op::WriteZeroes };
-                self.change(op, request(first, len, What::Zeroes), fua);
+                let durability = Durability { fua, preflush: false };
+                self.change(op, request(first, len, What::Zeroes), durability);
             }
             Action::Discard { first, len } => {
-                self.change(Op::Discard, request(first, len, What::Zeroes), false);
+                let change = request(first, len, What::Zeroes);
+                self.change(Op::Discard, change, Durability::default());
             }
             Action::Flush => {
                 let ticket = u64::from(step.nr);
@@ -163,9 +176,15 @@ impl<'a, S: CrashSubject> Run<'a, S> {
             }
             Action::Checkpoint => self.order(Order::Checkpoint),
             Action::Clean(segments) => self.order(Order::Clean(segments)),
+            Action::Scrub => self.order(Order::Scrub),
+            Action::Resize { len, disk_bytes } => self.resize(step.nr, len, disk_bytes, rng)?,
             Action::Suspend { flush } => self.suspend(flush, rng)?,
-            Action::Wait { millis } => {
+            Action::Wait { millis } | Action::Jump { millis, forward: true } => {
                 self.host.now = self.host.now + Nanos::from_millis(millis);
+                self.host.stir();
+            }
+            Action::Jump { millis, forward: false } => {
+                self.host.now = self.host.now.since(Nanos::from_millis(millis));
                 self.host.stir();
             }
         }
@@ -177,7 +196,54 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         self.host.stir();
     }
 
-    fn change(&mut self, op: Op, change: Change, fua: bool) {
+    /// Another size for the device, and a longer disk below: one resize at a time, of a device that
+    /// serves.
+    fn resize(
+        &mut self,
+        nr: u32,
+        len: Option<usize>,
+        disk_bytes: u64,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
+        let mut moves = 0;
+        while self.sizes.is_changing() || self.host.subject.standing() == Standing::Recovering {
+            moves += 1;
+            if self.advance(rng)? == Move::Idle || moves > MOVES_MAX {
+                return self.stuck("a resize does not end");
+            }
+        }
+        let Some(old) = self.sizes.certain() else { return Ok(()) };
+        if disk_bytes > 0 {
+            self.host.grow_disk(disk_bytes, rng);
+        }
+        self.sizes.ask(len);
+        if let Some(first) = len.filter(|len| *len < old) {
+            let cut = Change { request: nr, first, len: old - first, what: What::Zeroes };
+            let durability = Durability { fua: true, preflush: true };
+            self.oracle.submit_change(CUT_TICKET, cut, durability);
+        }
+        let len_bytes = len.map(|len| self.shape.len_bytes(len));
+        self.order(Order::Resize { len_bytes, grows_to_disk: disk_bytes > 0 });
+        Ok(())
+    }
+
+    /// A resize has ended.
+    fn resized(&mut self, outcome: Result<(), Unresized>) -> Result<(), String> {
+        self.say(|| format!("  resized: {outcome:?}"));
+        let (is_done, status) = match outcome {
+            Ok(()) => (Some(true), Status::Ok),
+            Err(Unresized::NoRoom) => (Some(false), Status::NoSpace),
+            Err(Unresized::Failed(_)) if self.is_faulty => (None, Status::IoErr),
+            Err(Unresized::Failed(why)) => return Err(format!("a resize fails: {why}")),
+        };
+        self.sizes.end(is_done);
+        match self.oracle.is_open(CUT_TICKET) {
+            true => self.oracle.done(CUT_TICKET, status, &[]),
+            false => Ok(()),
+        }
+    }
+
+    fn change(&mut self, op: Op, change: Change, durability: Durability) {
         let ticket = u64::from(change.request);
         let range = (change.first, change.len);
         let payload = match op {
@@ -196,8 +262,10 @@ impl<'a, S: CrashSubject> Run<'a, S> {
             Op::Discard => whole_blocks(change, self.shape.block_sectors),
             Op::Read | Op::Write | Op::Flush | Op::WriteZeroes => change,
         };
-        self.oracle.submit_change(ticket, effect, fua);
-        let flags = if fua { BioFlags::FUA } else { BioFlags::empty() };
+        self.oracle.submit_change(ticket, effect, durability);
+        let mut flags = BioFlags::empty();
+        flags.set(BioFlags::FUA, durability.fua);
+        flags.set(BioFlags::PREFLUSH, durability.preflush);
         self.submit(ticket, op, range, flags, payload);
     }
 
@@ -209,6 +277,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         flags: BioFlags,
         payload: Payload,
     ) {
+        self.sizes.submit(ticket, range.0 + range.1);
         self.host.subject.submit(Request {
             ticket,
             op,
@@ -273,10 +342,18 @@ impl<'a, S: CrashSubject> Run<'a, S> {
             self.say(|| format!("  accepted {ticket}"));
             self.oracle.accept(ticket)?;
         }
+        while let Some(outcome) = self.host.subject.next_resized() {
+            self.resized(outcome)?;
+        }
+        if let (Some(what), false) = (self.host.subject.next_alarm(), self.is_faulty) {
+            return Err(format!("damage is met where there is none: {what}"));
+        }
         while let Some((ticket, status)) = self.host.subject.next_done() {
             self.say(|| format!("  done {ticket}: {}", status.describe()));
             self.totals.no_space += u64::from(status == Status::NoSpace);
-            if !status.is_ok() && status != Status::NoSpace && !self.is_faulty {
+            let is_refused = self.sizes.done(ticket, status)?;
+            let is_expected = status.is_ok() || status == Status::NoSpace || is_refused;
+            if !is_expected && !self.is_faulty {
                 return Err(format!("request {ticket} failed: {}", status.describe()));
             }
             let bytes = match self.reads.remove(&ticket) {
@@ -323,7 +400,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
                 (0..outcomes).map(draw).collect()
             }
         };
-        let busy = self.host.subject.busy();
+        let busy = Busy { resize: self.sizes.is_changing(), ..self.host.subject.busy() };
         for crash in crashes {
             self.fork(crash, busy, &mut rng)?;
         }
@@ -349,7 +426,7 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         let disk = healed(crash.strike(&self.host.disk, rng));
         let recovery = self.recovery();
         let recovered = recovery.run(disk, crash.is_power(), rng, totals)?;
-        let kept = self.judge(&recovered, totals)?;
+        let (kept, _) = self.judge(&recovered, totals)?;
         match rng.u32(0..16) {
             0 | 1 => echo(&recovery, recovered, rng, totals),
             2 => settle(&recovery, recovered, rng, totals),
@@ -358,11 +435,20 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         .map_err(|what| format!("{what} (after {kept} changes were kept)"))
     }
 
-    fn judge(&self, recovered: &Recovered<S>, totals: &mut Totals) -> Result<usize, String> {
+    /// How many changes were kept, and the size.
+    fn judge(
+        &self,
+        recovered: &Recovered<S>,
+        totals: &mut Totals,
+    ) -> Result<(usize, usize), String> {
+        let len = match recovered.len_bytes {
+            Some(bytes) => self.sizes.judge(bytes, |len| self.shape.len_bytes(len))?,
+            None => self.shape.len_sectors,
+        };
         let floor = self.oracle.floor(recovered.was_power);
         let kept = self.oracle.judge(&recovered.found, floor)?;
         totals.verdict(kept, self.oracle.accepted_count(), floor);
-        Ok(kept)
+        Ok((kept, len))
     }
 
     /// The life ends for good, and the next begins on what is left.
@@ -374,9 +460,10 @@ impl<'a, S: CrashSubject> Run<'a, S> {
         let disk = healed(crash.strike(&self.host.disk, &mut rng));
         let mut totals = Totals::default();
         let recovered = self.recovery().run(disk, crash.is_power(), &mut rng, &mut totals)?;
-        let kept = self.judge(&recovered, &mut totals)?;
+        let (kept, len) = self.judge(&recovered, &mut totals)?;
         self.totals.absorb(&totals);
         self.oracle.rebase(kept);
+        self.sizes.rebase(len);
         self.reads.clear();
         let trace = self.host.trace.take();
         self.host = recovered.host;
@@ -397,84 +484,4 @@ fn whole_blocks(change: Change, block: usize) -> Change {
     let first = change.first.next_multiple_of(block);
     let end = (change.first + change.len) / block * block;
     Change { first, len: end.saturating_sub(first), ..change }
-}
-
-/// What was recovered stays, whatever happens next: some work behind the recovery, a second crash,
-/// and nothing may have changed.
-fn echo<S: CrashSubject>(
-    recovery: &Recovery<'_, S>,
-    recovered: Recovered<S>,
-    rng: &mut Rng,
-    totals: &mut Totals,
-) -> Result<(), String> {
-    let Recovered { mut host, found, .. } = recovered;
-    for _ in 0..rng.u32(0..60) {
-        if host.is_calm() || host.step(rng)? == Move::Idle {
-            break;
-        }
-    }
-    let trace = host.trace.take().unwrap_or_default();
-    let disk = host.into_disk();
-    let crash = Crash::draw(&disk, recovery.nesting.process_percent, rng);
-    totals.crash(crash, false);
-    let lines = |when: &str, trace: &[String]| -> String {
-        trace.iter().map(|line| format!("\n  {when} {line}")).collect()
-    };
-    let again = recovery.run(crash.strike(&disk, rng), crash.is_power(), rng, totals);
-    again
-        .and_then(|mut again| {
-            let after = again.host.trace.take().unwrap_or_default();
-            same(&found, &again.found).map_err(|what| what + &lines("after it", &after))
-        })
-        .map_err(|what| format!("a second crash ({crash:?}) {what}{}", lines("before it", &trace)))
-}
-
-/// The recovered volume writes a checkpoint, is closed, checked and opened again.
-fn settle<S: CrashSubject>(
-    recovery: &Recovery<'_, S>,
-    recovered: Recovered<S>,
-    rng: &mut Rng,
-    totals: &mut Totals,
-) -> Result<(), String> {
-    let Recovered { mut host, found, .. } = recovered;
-    if let Standing::Refusing(_) = host.subject.standing() {
-        return Ok(());
-    }
-    if recovery.shape.has_background {
-        host.subject.order(Order::Checkpoint);
-    }
-    host.subject.order(Order::Stop { flush: true });
-    host.stir();
-    let mut moves = 0;
-    while host.subject.standing() != Standing::Stopped {
-        moves += 1;
-        if host.step(rng)? == Move::Idle || moves > MOVES_MAX {
-            return Err("a recovered volume does not stop".to_owned());
-        }
-    }
-    while !host.disk.under_way.is_empty() {
-        moves += 1;
-        host.step(rng)?;
-        if moves > MOVES_MAX {
-            return Err("a stopped volume goes on with its disk".to_owned());
-        }
-    }
-    let mut disk = Crash::Power(crate::crash::outcome::Loss::All).strike(&host.into_disk(), rng);
-    let port = udm_meta::Disk::new(disk.len_sectors as u64 * 512);
-    udm_meta::host::run_on(&port, &mut disk, S::check(recovery.setup, port.clone()))
-        .map_err(|what| format!("the checker says: {what}"))?;
-    totals.checked += 1;
-    let again = recovery.run(disk, true, rng, totals)?;
-    same(&found, &again.found).map_err(|what| format!("closing and opening it {what}"))
-}
-
-fn same(before: &[Option<stamp::Value>], after: &[Option<stamp::Value>]) -> Result<(), String> {
-    match before.iter().zip(after).position(|(before, after)| before != after) {
-        None => Ok(()),
-        Some(sector) => Err(format!(
-            "changes sector {sector} from {} to {}",
-            stamp::describe(before[sector]),
-            stamp::describe(after[sector])
-        )),
-    }
 }

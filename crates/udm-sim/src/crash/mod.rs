@@ -12,6 +12,7 @@
 //! The tricky case is a failure's size: [`shrink()`] leaves steps out as long as anything at all is
 //! still broken, so the small plan may break in another way than the first.
 
+mod after;
 mod compress;
 mod direct;
 mod disk;
@@ -24,6 +25,7 @@ mod outcome;
 mod plan;
 mod recover;
 mod shrink;
+mod sizes;
 mod stamp;
 mod subject;
 mod totals;

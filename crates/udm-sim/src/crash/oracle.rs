@@ -56,10 +56,19 @@ impl Change {
     }
 }
 
+/// What a change promises when it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Durability {
+    /// It is durable itself.
+    pub(crate) fua: bool,
+    /// What was done before it was submitted is durable.
+    pub(crate) preflush: bool,
+}
+
 /// A request that was submitted and is not done.
 #[derive(Clone, Copy, Debug)]
 enum Open {
-    Change { change: Change, fua: bool, accepted_at: Option<usize> },
+    Change { change: Change, fua: bool, preflush: Option<usize>, accepted_at: Option<usize> },
     Flush { covers: usize },
     Read { first: usize, len: usize, since: usize },
 }
@@ -97,6 +106,11 @@ impl Oracle {
         self.history.len()
     }
 
+    /// True if this request is not done.
+    pub(crate) fn is_open(&self, ticket: u64) -> bool {
+        self.open.contains_key(&ticket)
+    }
+
     /// Requests that are not done.
     pub(crate) fn open_count(&self) -> usize {
         self.open.len()
@@ -108,8 +122,10 @@ impl Oracle {
     }
 
     /// A changing request is submitted.
-    pub(crate) fn submit_change(&mut self, ticket: u64, change: Change, fua: bool) {
-        self.open.insert(ticket, Open::Change { change, fua, accepted_at: None });
+    pub(crate) fn submit_change(&mut self, ticket: u64, change: Change, durability: Durability) {
+        let Durability { fua, preflush } = durability;
+        let preflush = preflush.then_some(self.acknowledged);
+        self.open.insert(ticket, Open::Change { change, fua, preflush, accepted_at: None });
     }
 
     /// A flush is submitted.
@@ -151,7 +167,8 @@ impl Oracle {
             return Ok(());
         }
         match open {
-            Open::Change { change, fua, accepted_at } => {
+            Open::Change { change, fua, preflush, accepted_at } => {
+                self.flushed = self.flushed.max(preflush.unwrap_or(0));
                 let Some(place) = accepted_at else {
                     return match change.len {
                         0 => Ok(()),

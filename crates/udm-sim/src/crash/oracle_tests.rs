@@ -3,7 +3,7 @@
 //! Three changes on four sectors are enough to tell prefixes from all else. The tricky case is a
 //! value that was there twice: it must not make an illegal state look like a legal one.
 
-use super::{Change, Oracle, What};
+use super::{Change, Durability, Oracle, What};
 use crate::crash::stamp::{self, Style, Value};
 use udm_types::Status;
 
@@ -16,7 +16,7 @@ fn three() -> Oracle {
     let mut oracle = Oracle::new(4, false);
     let zeroes = Change { what: What::Zeroes, ..change(3, 0, 1) };
     for (ticket, change) in [(1, change(1, 0, 2)), (2, change(2, 1, 2)), (3, zeroes)] {
-        oracle.submit_change(ticket, change, false);
+        oracle.submit_change(ticket, change, Durability::default());
         oracle.accept(ticket).expect("open");
         oracle.done(ticket, Status::Ok, &[]).expect("accepted");
     }
@@ -65,7 +65,7 @@ fn a_request_half_there_or_out_of_order_is_no_prefix() {
 fn a_flush_covers_what_was_done_before_it_was_submitted() {
     let mut oracle = three();
     oracle.submit_flush(10);
-    oracle.submit_change(4, change(4, 3, 1), false);
+    oracle.submit_change(4, change(4, 3, 1), Durability::default());
     oracle.accept(4).expect("open");
     oracle.done(4, Status::Ok, &[]).expect("accepted");
     oracle.done(10, Status::Ok, &[]).expect("open");
@@ -73,6 +73,20 @@ fn a_flush_covers_what_was_done_before_it_was_submitted() {
     oracle.submit_flush(11);
     oracle.done(11, Status::IoErr, &[]).expect("open");
     assert_eq!(oracle.floor(true), 3, "a failed flush promises nothing");
+}
+
+#[test]
+fn a_preflush_covers_what_was_done_before_and_not_its_own_data() {
+    let mut oracle = three();
+    oracle.submit_change(4, change(4, 3, 1), Durability { fua: false, preflush: true });
+    oracle.accept(4).expect("open");
+    assert_eq!(oracle.floor(true), 0, "it is not done");
+    oracle.done(4, Status::Ok, &[]).expect("accepted");
+    assert_eq!(oracle.floor(true), 3);
+    oracle.submit_change(5, change(5, 3, 1), Durability { fua: true, preflush: true });
+    oracle.accept(5).expect("open");
+    oracle.done(5, Status::Ok, &[]).expect("accepted");
+    assert_eq!(oracle.floor(true), 5);
 }
 
 #[test]
@@ -93,7 +107,7 @@ fn a_read_sees_what_was_there_while_it_ran() {
     oracle.submit_read(20, 1, 1);
     assert!(oracle.done(20, Status::Ok, &old).is_err(), "overwritten before the read began");
     oracle.submit_read(21, 1, 1);
-    oracle.submit_change(5, change(5, 1, 1), false);
+    oracle.submit_change(5, change(5, 1, 1), Durability::default());
     oracle.accept(5).expect("open");
     let mut bytes = [0; 512];
     stamp::write(data(2, 1), &mut bytes);
@@ -108,9 +122,9 @@ fn answers_out_of_turn_are_found() {
     let mut oracle = three();
     assert!(oracle.done(1, Status::Ok, &[]).is_err(), "twice");
     assert!(oracle.accept(1).is_err());
-    oracle.submit_change(6, change(6, 0, 1), false);
+    oracle.submit_change(6, change(6, 0, 1), Durability::default());
     oracle.accept(6).expect("open");
     assert!(oracle.accept(6).is_err(), "twice");
-    oracle.submit_change(7, change(7, 0, 1), false);
+    oracle.submit_change(7, change(7, 0, 1), Durability::default());
     assert!(oracle.done(7, Status::Ok, &[]).is_err(), "never accepted");
 }

@@ -19,7 +19,7 @@ use fastrand::Rng;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Write data.
-    Write { first: usize, len: usize, style: Style, fua: bool },
+    Write { first: usize, len: usize, style: Style, fua: bool, preflush: bool },
     /// Write one word all through.
     Fill { first: usize, len: usize, word: u32, fua: bool },
     /// Write zeroes, as data or as an operation of its own.
@@ -38,6 +38,12 @@ pub(crate) enum Action {
     Suspend { flush: bool },
     /// Let time pass.
     Wait { millis: u64 },
+    /// The clock jumps: a machine that slept for years, or a clock that was set back.
+    Jump { millis: u64, forward: bool },
+    /// Order a scrub.
+    Scrub,
+    /// Give the device another size, and the disk below so many bytes more.
+    Resize { len: Option<usize>, disk_bytes: u64 },
 }
 
 /// An action, and what happens after it.
@@ -66,6 +72,8 @@ pub(crate) struct Life {
     pub(crate) process_percent: u32,
     /// Of a thousand writes, how many fail; only in the last life, since it may end read-only.
     pub(crate) faults_per_mille: u32,
+    /// The disk takes as long over its discards as it can.
+    pub(crate) is_lazy: bool,
 }
 
 /// A workload.
@@ -90,6 +98,9 @@ struct Mood {
     clean: u32,
     suspend: u32,
     wait: u32,
+    jump: u32,
+    scrub: u32,
+    resize: u32,
     fua_percent: u32,
     moves_max: u32,
     depth_max: usize,
@@ -107,6 +118,9 @@ const EVERYDAY: Mood = Mood {
     clean: 4,
     suspend: 2,
     wait: 3,
+    jump: 1,
+    scrub: 1,
+    resize: 1,
     fua_percent: 5,
     moves_max: 12,
     depth_max: 8,
@@ -127,14 +141,20 @@ const MORTAL: Mood =
 /// Space comes and goes.
 const FORGETFUL: Mood =
     Mood { discard: 30, zeroes: 10, fill: 10, checkpoint: 10, clean: 8, ..EVERYDAY };
+/// Sizes change all the time, above and below.
+const GROWING: Mood =
+    Mood { resize: 14, discard: 10, checkpoint: 8, flush: 5, moves_max: 24, ..EVERYDAY };
 
 impl Mood {
     fn draw(rng: &mut Rng) -> Mood {
-        [EVERYDAY, EVERYDAY, CARELESS, CAREFUL, TIDYING, MORTAL, FORGETFUL][rng.usize(0..7)]
+        [EVERYDAY, EVERYDAY, CARELESS, CAREFUL, TIDYING, MORTAL, FORGETFUL, GROWING]
+            [rng.usize(0..8)]
     }
 
-    fn action(&self, shape: &Shape, nr: u32, rng: &mut Rng) -> Action {
+    /// `device_len` is the size the device has if every resize ends well.
+    fn action(&self, shape: &Shape, device_len: &mut usize, nr: u32, rng: &mut Rng) -> Action {
         let background = if shape.has_background { 1 } else { 0 };
+        let sizes = if shape.growth_bytes > 0 { 1 } else { 0 };
         let parts = [
             self.write,
             self.fill,
@@ -146,6 +166,9 @@ impl Mood {
             self.clean * background,
             self.suspend,
             self.wait,
+            self.jump,
+            self.scrub * background,
+            self.resize * sizes,
         ];
         let mut left = rng.u32(0..parts.iter().sum());
         let mut kind = 0;
@@ -154,11 +177,11 @@ impl Mood {
             kind += 1;
         }
         let fua = rng.u32(0..100) < self.fua_percent;
-        let (first, len) = range(shape, rng);
+        let (first, len) = range(shape, *device_len, rng);
         match kind {
             0 => {
                 let style = [Style::Dense, Style::Half, Style::Half, Style::Noise][rng.usize(0..4)];
-                Action::Write { first, len, style, fua }
+                Action::Write { first, len, style, fua, preflush: rng.u32(0..30) == 0 }
             }
             1 => Action::Fill { first, len, word: 0xf000_0000 | nr, fua },
             2 => Action::Zeroes { first, len, as_data: rng.bool(), fua },
@@ -168,26 +191,46 @@ impl Mood {
             6 => Action::Checkpoint,
             7 => Action::Clean(rng.u32(1..3)),
             8 => Action::Suspend { flush: rng.bool() },
-            _ => Action::Wait { millis: rng.u64(1..1500) },
+            9 => Action::Wait { millis: rng.u64(1..1500) },
+            10 => {
+                let millis = 1 << rng.u32(0..40);
+                Action::Jump { millis, forward: rng.bool() }
+            }
+            11 => Action::Scrub,
+            _ => resize(shape, device_len, rng),
         }
     }
 }
 
+/// Another size above, more below, or both.
+fn resize(shape: &Shape, device_len: &mut usize, rng: &mut Rng) -> Action {
+    let grows = rng.u64(0..6);
+    let disk_bytes = if rng.bool() { grows * shape.growth_bytes } else { 0 };
+    if disk_bytes > 0 && rng.bool() {
+        return Action::Resize { len: None, disk_bytes };
+    }
+    let blocks = rng.usize(1..=shape.len_sectors / shape.block_sectors);
+    *device_len = blocks * shape.block_sectors;
+    Action::Resize { len: Some(*device_len), disk_bytes }
+}
+
 /// A range: mostly a few whole blocks, at times odd sectors, seldom as long as it goes; a third of
-/// all requests go to a hot sixteenth of the device.
-fn range(shape: &Shape, rng: &mut Rng) -> (usize, usize) {
+/// all requests go to a hot sixteenth of the device, and few beyond its end.
+fn range(shape: &Shape, device_len: usize, rng: &mut Rng) -> (usize, usize) {
     let block = shape.block_sectors;
-    let blocks = shape.len_sectors / block;
-    let longest = shape.request_len_sectors.min(shape.len_sectors);
+    let len = if rng.u32(0..16) == 0 { shape.len_sectors } else { device_len };
+    let blocks = len / block;
+    let longest = shape.request_len_sectors.min(len);
     let place = if rng.u32(0..3) == 0 { blocks.div_ceil(16) } else { blocks };
     let first = rng.usize(0..place) * block;
-    let (first, len) = match rng.u32(0..20) {
+    let (first, wanted) = match rng.u32(0..20) {
         0..=3 if block > 1 => (first + rng.usize(0..block), rng.usize(1..2 * block)),
         4 => (first, longest.min(block * rng.usize(1..64))),
+        5 if block > 1 => (first + rng.usize(0..block), longest.min(rng.usize(1..64 * block))),
         _ => (first, block * rng.usize(1..7)),
     };
     let island_end = (first / shape.island_sectors + 1) * shape.island_sectors;
-    (first, len.min(longest).min(shape.len_sectors.min(island_end) - first))
+    (first, wanted.min(longest).min(len.min(island_end) - first))
 }
 
 /// How long lives are.
@@ -206,14 +249,16 @@ impl Plan {
         let mood = Mood::draw(&mut rng);
         let lives = rng.u32(1..=size.lives);
         let is_faulty = rng.u32(0..12) == 0;
+        let is_lazy = rng.u32(0..4) == 0;
         let mut nr = 0;
+        let mut device_len = shape.first_len_sectors;
         let life = |last: bool, rng: &mut Rng| {
             let count = rng.u32(1..=size.steps);
             let mut steps = Vec::new();
             let depth = rng.usize(1..=mood.depth_max);
             for _ in 0..count {
                 nr += 1;
-                let action = mood.action(shape, nr, rng);
+                let action = mood.action(shape, &mut device_len, nr, rng);
                 let moves = if rng.bool() { rng.u32(0..4) } else { rng.u32(0..=mood.moves_max) };
                 steps.push(Step { nr, action, seed: rng.u64(..), moves });
             }
@@ -223,6 +268,7 @@ impl Plan {
                 depth,
                 process_percent: mood.process_percent,
                 faults_per_mille: if last && is_faulty { 30 } else { 0 },
+                is_lazy,
             }
         };
         let mut draw = life;

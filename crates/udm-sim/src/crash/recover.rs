@@ -43,8 +43,10 @@ pub(crate) struct Nesting {
 pub(crate) struct Recovered<S> {
     /// It.
     pub(crate) host: Host<S>,
-    /// What the device holds.
+    /// What the device holds; zeroes behind its end.
     pub(crate) found: Vec<Option<Value>>,
+    /// Its size, if it can have several.
+    pub(crate) len_bytes: Option<u64>,
     /// Power was lost on the way.
     pub(crate) was_power: bool,
 }
@@ -95,7 +97,9 @@ impl<S: CrashSubject> Recovery<'_, S> {
             // Early rather than late: a recovery writes little before it serves.
             let within = rng.u32(1..10);
             let mut budget = if is_crashed { rng.u32(0..within) } else { u32::MAX };
-            let mut host = Host::open(self.setup, disk, self.now);
+            // The clock of a machine that was switched on begins anew.
+            let now = if rng.bool() { self.now } else { Nanos::ZERO };
+            let mut host = Host::open(self.setup, disk, now);
             host.trace = self.with_trace.then(Vec::new);
             let crashed = self.until_serving(&mut host, &mut budget, rng);
             if crashed != Ok(false) {
@@ -115,7 +119,8 @@ impl<S: CrashSubject> Recovery<'_, S> {
             let found = self.read_back(&mut host, rng).inspect_err(|_| {
                 trace.extend(host.trace.take().unwrap_or_default());
             })?;
-            return Ok(Recovered { host, found, was_power });
+            let len_bytes = host.subject.len_bytes();
+            return Ok(Recovered { host, found, len_bytes, was_power });
         }
     }
 
@@ -150,7 +155,9 @@ impl<S: CrashSubject> Recovery<'_, S> {
         host: &mut Host<S>,
         rng: &mut Rng,
     ) -> Result<Vec<Option<Value>>, String> {
-        let len = self.shape.len_sectors;
+        let device_bytes = host.subject.len_bytes().unwrap_or(u64::MAX);
+        let sectors = 0..self.shape.len_sectors;
+        let len = sectors.take_while(|at| self.shape.offset_bytes(*at) < device_bytes).count();
         let mut reads = BTreeMap::new();
         let mut first = 0;
         while first < len {
@@ -172,6 +179,7 @@ impl<S: CrashSubject> Recovery<'_, S> {
         }
         host.stir();
         let mut found = vec![None; len];
+        found.resize(self.shape.len_sectors, Some(stamp::ZEROES));
         for _ in 0..MOVES_MAX {
             while let Some((ticket, status)) = host.subject.next_done() {
                 let Some(payload) = reads.remove(&ticket) else {

@@ -56,6 +56,15 @@ pub(crate) enum Order {
     Checkpoint,
     /// Clean so many segments.
     Clean(u32),
+    /// Read and verify everything, in the background.
+    Scrub,
+    /// Have another size, use all of the disk, or both.
+    Resize {
+        /// The size of the device, or as it is.
+        len_bytes: Option<u64>,
+        /// Use what the disk below has grown by.
+        grows_to_disk: bool,
+    },
     /// Stop as for a suspend, with a flush or without.
     Stop {
         /// What was accepted is durable in the end.
@@ -63,6 +72,18 @@ pub(crate) enum Order {
     },
     /// Go on.
     Start,
+}
+
+/// The ticket under which the cut of a shrink is told as accepted.
+pub(crate) const CUT_TICKET: u64 = u64::MAX;
+
+/// Why a device kept its size.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unresized {
+    /// It has no room for it; everything is as it was.
+    NoRoom,
+    /// Something failed; it has the old size or the new one.
+    Failed(String),
 }
 
 /// What a subject is doing beside serving requests; only counted.
@@ -81,8 +102,12 @@ pub(crate) struct Busy {
 pub(crate) struct Shape {
     /// Size of the disk below.
     pub(crate) disk_len_bytes: u64,
-    /// Sectors of the device above that the workload uses.
+    /// Sectors of the device above that the workload uses, at its largest.
     pub(crate) len_sectors: usize,
+    /// How many of them the device has in the beginning.
+    pub(crate) first_len_sectors: usize,
+    /// What the disk below grows by at a time; 0 if the subject cannot have other sizes.
+    pub(crate) growth_bytes: u64,
     /// The sectors are in islands of so many on the device; requests do not leave an island. More
     /// than one island is for volumes whose map has more pages than anybody wants to read back.
     pub(crate) island_sectors: usize,
@@ -107,6 +132,11 @@ impl Shape {
         let on_device =
             self.start_sector + island * self.stride_sectors + sector % self.island_sectors;
         on_device as u64 * 512
+    }
+
+    /// Size of the device that has so many of the sectors.
+    pub(crate) fn len_bytes(&self, sectors: usize) -> u64 {
+        sectors.checked_sub(1).map_or(0, |last| self.offset_bytes(last) + 512)
     }
 }
 
@@ -137,6 +167,18 @@ pub(crate) trait CrashSubject: Sized {
     fn next_accepted(&mut self) -> Option<u64>;
     /// The next finished request.
     fn next_done(&mut self) -> Option<(u64, Status)>;
+    /// The end of a resize.
+    fn next_resized(&mut self) -> Option<Result<(), Unresized>> {
+        None
+    }
+    /// The size of the device, once it is known; nothing for one that always has the same.
+    fn len_bytes(&self) -> Option<u64> {
+        None
+    }
+    /// What it says about damage that it has met.
+    fn next_alarm(&mut self) -> Option<String> {
+        None
+    }
     /// What it is doing.
     fn busy(&self) -> Busy;
     /// What it knows of itself, for the report of one that is stuck.

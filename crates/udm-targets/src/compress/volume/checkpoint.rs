@@ -343,6 +343,11 @@ fn segment_page(core: &Core, merge: &mut Merge, page: u64) -> Vec<u8> {
     later.insert(live.log.point().next_segment);
     later.remove(&next);
     later.remove(&open);
+    let regions = merge.resizing.as_ref().map_or(&live.map.regions, |resizing| &resizing.regions);
+    let is_region = |segment| {
+        let at = core.geometry.segment_offset_bytes(segment);
+        regions.as_slice().iter().any(|region| region.offset_bytes == at)
+    };
     let mut image = alloc::vec![0; PAGE_BYTES];
     let body = &mut image[PAGE_HEAD_BYTES..];
     let first = page * SEGMENT_ENTRIES;
@@ -354,6 +359,8 @@ fn segment_page(core: &Core, merge: &mut Merge, page: u64) -> Vec<u8> {
         let entry = *live.segments.entry(segment);
         let free = SegmentEntry { state: SegmentState::Free, ..SegmentEntry::default() };
         let entry = match entry.state {
+            // Taken for a resize that a later checkpoint will make the truth.
+            SegmentState::Map if !is_region(segment) => free,
             SegmentState::Discarded
             | SegmentState::Free
             | SegmentState::Retired

@@ -303,6 +303,8 @@ fn choose(core: &Core, need: Need) -> Option<u32> {
     live.segments
         .candidates()
         .filter(|(_, entry)| u64::from(entry.live_units) * 100 <= units * full_max)
+        // Counted by the checkpoint before, left since: its last records may still be on their way.
+        .filter(|(segment, _)| !live.log.is_writing_to(*segment))
         .map(|(segment, _)| segment)
         .max_by_key(|segment| (score(*segment), core::cmp::Reverse(*segment)))
 }

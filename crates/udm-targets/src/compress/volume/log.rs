@@ -467,6 +467,12 @@ impl Log {
             .then(|| (record.payload.clone(), within * u64::from(self.rules.unit_bytes)))
     }
 
+    /// True if a record of this segment is on its way: what is on the disk is not all of it yet.
+    pub(super) fn is_writing_to(&self, segment: u32) -> bool {
+        let address_of = |segment| self.geometry.address_of(LogPlace { segment, offset_bytes: 0 });
+        self.in_flight.range(address_of(segment)..address_of(segment + 1)).next().is_some()
+    }
+
     /// Memory it takes beyond `buffered_bytes`, about.
     pub(super) fn memory_bytes(&self) -> usize {
         self.buffered_bytes

@@ -46,7 +46,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use options::{Done, Event, NoSpace, Options, Request, State, Trouble};
+pub use options::{Done, Event, NoSpace, Options, Request, State, TICKET_OF_CUT, Trouble};
 pub use resize::{ResizeFault, Sizes};
 pub use tally::{Counters, Counts};
 

@@ -172,6 +172,10 @@ pub enum Event {
     SpaceAgain,
 }
 
+/// The ticket under which the cut of a shrink is told as accepted: it has its place in the order,
+/// but is no request.
+pub const TICKET_OF_CUT: u64 = u64::MAX;
+
 /// The end of a request.
 pub type Done = (u64, Status);
 

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Rules. No map page is read. Nothing is written before the first flush, and nothing but one slot
-//! at all. Whatever is on the disk is checked before it is believed; what makes no sense ends the
-//! recovery with its name. A damaged volume comes up read-only, and nothing is written to it.
+//! at all, and copies of the superblock that are damaged or old. Whatever is on the disk is checked
+//! before it is believed; what makes no sense ends the recovery with its name. A damaged volume
+//! comes up read-only, and nothing is written to it.
 //!
 //! The tricky case is a record that is not whole: a tear at the end of the log, or damage in the
 //! middle of it. If a later record says that this one was durable, it is damage
@@ -40,6 +41,7 @@ use udm_lane::yield_now;
 use udm_meta::chain::{Chain, Fence};
 use udm_meta::page::{PAGE_BODY_BYTES, PAGE_HEAD_BYTES, PageName};
 use udm_meta::record::{LogPlace, Record, RecordRules};
+use udm_meta::superblock::mend_copies;
 use udm_meta::{Disk, DiskError, sum};
 
 /// Segments that are searched for a proof that a record was durable.
@@ -63,7 +65,8 @@ pub(super) async fn recover(port: Rc<Port>) {
 async fn try_recover(port: &Rc<Port>) -> Result<(Core, Option<Trouble>, u64), Trouble> {
     let disk = &port.disk;
     flush(port).await?;
-    let superblock = match Superblock::find(disk).await.superblock {
+    let copies = Superblock::find(disk).await;
+    let superblock = match copies.superblock {
         Some(superblock) => superblock.map_err(Trouble::Superblock)?,
         None => return Err(Trouble::NotFormatted),
     };
@@ -89,6 +92,8 @@ async fn try_recover(port: &Rc<Port>) -> Result<(Core, Option<Trouble>, u64), Tr
         checkpoint.head.flags = CheckpointFlags::empty();
         checkpoint.number += 1;
         let mut bytes = checkpoint.to_bytes(&superblock.geometry);
+        // A copy that cannot be written is no worse than one that cannot be read.
+        let _unmended = mend_copies(disk, &copies.reports, &superblock.to_image()).await;
         let place = superblock.checkpoint_slots();
         place.write(disk, checkpoint.number, &mut bytes).await.map_err(Trouble::Disk)?;
         flush(port).await?;

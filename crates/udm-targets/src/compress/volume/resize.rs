@@ -15,7 +15,7 @@
 //! when it wants to be accepted ([`Live::limit_blocks`](super::shared::Live)), which is before the
 //! holes are, so nothing lies behind the end when the pages there are given up.
 
-use super::options::State;
+use super::options::{State, TICKET_OF_CUT};
 use super::shared::{Core, Resizing};
 use super::write::{accept, push_unmap};
 use crate::compress::format::checkpoint::REGIONS_MAX;
@@ -94,7 +94,14 @@ async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
         let mut pieces = Vec::new();
         push_unmap(logical_blocks..old_blocks, &mut pieces);
         let cut = accept(core, &pieces, logical_blocks..old_blocks, false, None).await;
-        cut.map_err(ResizeFault::Failed)?;
+        // In the step that accepted it.
+        match cut {
+            Ok(_sequence) => core.port.note_accepted(TICKET_OF_CUT),
+            Err(status) => {
+                core.live.borrow_mut().limit_blocks = old_blocks;
+                return Err(ResizeFault::Failed(status));
+            }
+        }
     }
     {
         let mut live = core.live.borrow_mut();
