@@ -18,7 +18,8 @@ const SMOKE_SEEDS: u64 = 300;
 const FUZZ_S: u64 = 20;
 
 /// Programs the end-to-end tests use, and what is not checked without them.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 13] = [
+    ("dmsetup", "the unmodified dmsetup through the preload library"),
     ("nbdinfo", "what the NBD front tells libnbd clients"),
     ("nbdcopy", "copies in and out over several NBD connections"),
     ("qemu-img", "QEMU as an NBD client"),

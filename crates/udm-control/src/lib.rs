@@ -31,6 +31,8 @@ pub mod wire;
 pub use client::Client;
 pub use ops::ControlOps;
 pub use server::Server;
+/// The major number of mapped devices.
+pub use udm_core::lifecycle::DM_MAJOR;
 
 /// The published interface, as `GetInterfaceDescription` returns it.
 pub const INTERFACE_TEXT: &str = include_str!("../../../docs/formats/org.udm.control.varlink");

@@ -32,9 +32,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use udm_core::error::{ErrorCode, ErrorKind, UserError};
 
-/// Clients at once. Each has a thread and at most one message in memory; people and scripts
-/// need a handful, a test suite some dozens.
-pub const CLIENTS_MAX: usize = 256;
+/// Clients at once. Each has a thread that sleeps and at most one message in memory. A program that
+/// came through the preload library has two connections while it asks something, and hundreds of
+/// them may run at once on a machine that boots.
+pub const CLIENTS_MAX: usize = 1024;
 /// Clients waiting to be accepted.
 const LISTEN_BACKLOG: i32 = 128;
 /// How long to leave the listener alone when the system has no descriptor for a client.

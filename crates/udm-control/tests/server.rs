@@ -2,6 +2,7 @@
 //! and what they cannot.
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -348,6 +349,10 @@ fn a_live_socket_is_left_alone_and_a_dead_one_is_replaced() {
 
 #[test]
 fn one_client_too_many_is_told_so() {
+    // Both ends of every connection are in this process.
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("allowed");
     let world = world();
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..CLIENTS_MAX {

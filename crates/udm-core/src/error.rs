@@ -176,6 +176,8 @@ error_codes! {
         "Stop it, or choose another socket with --socket.";
     TooManyClients = "UDM-0406", Again, "too many clients at once",
         "The daemon serves a limited number of control connections. Try again in a moment.";
+    NoPreload = "UDM-0407", NoEntry, "the preload library is not found",
+        "`udm exec` starts a command with libudm_preload.so, which is built with `cargo build --release -p udm-preload`. It is looked for beside the udm program, in ../lib/udm from there, and in UDM_PRELOAD.";
     ExportTaken = "UDM-0501", Busy, "the device or address is already exported",
         "`udm exports` lists what is served where; `udm unexport` ends an export.";
     NoSuchExport = "UDM-0502", NoDevice, "no such export",

@@ -98,6 +98,16 @@ pub fn reads_payload(command: u32) -> bool {
     command_of(command).is_some_and(Command::reads_payload)
 }
 
+/// True if the ioctl of this number reads more than the version.
+pub fn reads_header(command: u32) -> bool {
+    command_of(command).is_some_and(|command| command != Command::Version)
+}
+
+/// True if a call that begins with these bytes is of a version that is understood.
+pub fn is_version_good(call: &[u8]) -> bool {
+    call.first_chunk().is_some_and(|version| check_version(version).is_ok())
+}
+
 /// True if a signal may end the wait for this ioctl's answer.
 pub fn is_interruptible(command: u32) -> bool {
     matches!(command_of(command), Some(Command::DevSuspend | Command::DevWait | Command::RemoveAll))

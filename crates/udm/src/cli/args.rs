@@ -20,6 +20,7 @@ pub use dm::{
 pub use paths::PathsArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// Heading of the options that every verb has.
@@ -161,6 +162,8 @@ pub enum Command {
     Up(UpArgs),
     /// Make a device for as long as a command runs.
     Run(RunArgs),
+    /// Run a command (dmsetup, say) that finds the daemon where it looks for the kernel's driver.
+    Exec(ExecArgs),
     /// Measure the engine on this machine.
     Bench(crate::bench::BenchArgs),
     /// The story in one minute: tables swapped, grown and repaired under a verified load.
@@ -282,6 +285,17 @@ pub struct RunArgs {
     /// The command; it finds the device's address in UDM_NBD_URI.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+/// `exec`.
+#[derive(Clone, Debug, Args)]
+pub struct ExecArgs {
+    /// Say on the error stream why the daemon refused something; dmsetup shows only an errno.
+    #[arg(long)]
+    pub explain: bool,
+    /// The command.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
 }
 
 /// A span of time in milliseconds: 500ms, 5s, 2m, or seconds without a unit.

@@ -95,6 +95,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
             return crate::up::run(args, &socket, cli.socket.is_some(), cli.json);
         }
         Command::Run(args) => return crate::run::run(args),
+        Command::Exec(args) => return crate::exec::run(args, &socket),
         Command::Bench(args) => return crate::bench::run(args).map_err(|error| told(&error)),
         Command::Demo(args) => {
             return crate::demo::run(args, cli.json).map_err(|error| told(&error));
