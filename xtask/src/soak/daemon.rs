@@ -53,6 +53,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Runs a verb; what it prints.
     pub(crate) fn udm(&self, words: &[&str]) -> Result<String, Failed> {
         let output = Command::new(&self.udm)

@@ -14,6 +14,7 @@
 
 use super::Bench;
 use crate::steps::Failed;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -84,7 +85,7 @@ fn ext4(bench: &Bench<'_>, path: &Path) -> Result<bool, Failed> {
     let all_bytes: u64 = files.iter().map(|(_, len)| len).sum();
     let step = all_bytes.div_ceil(TREE_BYTES).max(1) as usize;
     let stage = bench.dir.join("tree");
-    let mut staged_bytes = 0;
+    let (mut staged_bytes, mut staged_files, mut folders) = (0, 0, BTreeSet::new());
     for (file, len) in files.iter().step_by(step) {
         let place = stage.join(file.strip_prefix("/").unwrap_or(file));
         if let Some(parent) = place.parent() {
@@ -92,14 +93,18 @@ fn ext4(bench: &Bench<'_>, path: &Path) -> Result<bool, Failed> {
         }
         // A file that went away or may not be read is not needed.
         if fs::copy(file, &place).is_ok() {
-            staged_bytes += len.next_multiple_of(4096) + 4096;
+            staged_bytes += len.next_multiple_of(4096);
+            staged_files += 1;
+            folders.extend(place.ancestors().skip(1).map(Path::to_owned));
         }
     }
-    // Inodes, the journal and tables: what mke2fs needs beside the files.
-    let blocks = (staged_bytes + staged_bytes / 32 + (24 << 20)) / 4096;
+    // Folders, inodes, the journal and tables: what mke2fs needs beside the files.
+    let inodes = staged_files + folders.len() as u64 + 1000;
+    let beside_bytes = folders.len() as u64 * 4096 + inodes * 256 + (16 << 20);
+    let blocks = (staged_bytes + staged_bytes / 64 + beside_bytes) / 4096;
     let mut command = Command::new("mke2fs");
     command.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-I", "256"]);
-    command.args(["-J", "size=8", "-i", "16384", "-d"]).arg(&stage).arg(path);
+    command.args(["-J", "size=8", "-N", &inodes.to_string(), "-d"]).arg(&stage).arg(path);
     command.arg(blocks.to_string());
     must(&mut command)?;
     let _removed = fs::remove_dir_all(&stage);
@@ -170,7 +175,7 @@ fn collect(dir: &Path, wanted: &mut dyn FnMut(&Path) -> bool, files: &mut Vec<(P
 }
 
 /// Runs a program that has to work, with its output kept for the error.
-fn must(command: &mut Command) -> Result<(), Failed> {
+pub(super) fn must(command: &mut Command) -> Result<(), Failed> {
     let output = command.stdin(Stdio::null()).output();
     let name = command.get_program().to_string_lossy().into_owned();
     let output = output.map_err(Failed::to(format!("run {name}")))?;

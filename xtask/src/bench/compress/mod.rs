@@ -1,8 +1,11 @@
-//! `cargo xtask bench compress`: what compression costs and saves, beside the codec alone.
+//! `cargo xtask bench compress`: what compression costs and saves, beside the codec and peers.
 //!
 //! | file | measures |
 //! |---|---|
 //! | `speed.rs` | sequential I/O beside the codec alone, random reads, flushes, overwrites |
+//! | `isolation.rs` | a volume while the disk of another one stalls |
+//! | `memory.rs` | memory of the daemon with a device of 1 TiB |
+//! | `peers.rs` | copies into and out of qcow2, nbdkit's filters, btrfs, and udm |
 //! | `space.rs` | what real data takes on the disk, and a device twice as large as its disk |
 //! | `corpus.rs` | makes the data: an ext4 image, source text, a database |
 //!
@@ -10,10 +13,13 @@
 //! several kinds of data, round after round, and shows medians.
 
 mod corpus;
+mod isolation;
+mod memory;
+mod peers;
 mod space;
 mod speed;
 
-use super::lab::{Bench, Part, median, release_udm};
+use super::lab::{Bench, Part, fio, median, release_udm};
 use crate::steps::Failed;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +33,7 @@ pub(crate) struct Args {
     /// Seconds of each measurement that has no natural end.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Only this: speed, overwrite or space; may be repeated.
+    /// Only this: speed, overwrite, space, isolation, memory or peers; may be repeated.
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
     /// A udm that is built already, instead of a release build.
@@ -41,11 +47,17 @@ pub(crate) struct Args {
     write: Option<PathBuf>,
 }
 
-const PARTS: [Part; 3] =
-    [("speed", speed::run), ("overwrite", speed::run_overwrite), ("space", space::run)];
+const PARTS: [Part; 6] = [
+    ("speed", speed::run),
+    ("overwrite", speed::run_overwrite),
+    ("space", space::run),
+    ("isolation", isolation::run),
+    ("memory", memory::run),
+    ("peers", peers::run),
+];
 
 const INTRODUCTION: &str = "\
-# Compression: speed and space
+# Compression: speed, space, isolation, memory, peers
 
 Made by `cargo xtask bench compress --write docs/benchmarks/compress.md`. Absolute times are those of a small shared
 virtual machine with two processors that did other things, too; what counts is what was measured side by side.

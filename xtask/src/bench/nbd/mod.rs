@@ -9,7 +9,7 @@
 //! hole. Both this program and udm are release builds; started from a development build, this
 //! starts itself again as one.
 
-mod cpu;
+pub(super) mod cpu;
 mod floor;
 mod load;
 mod report;
