@@ -79,14 +79,14 @@ pub(super) struct Begin<'a> {
     pub(super) image: String,
     pub(super) recorded: Option<RecordedDisk>,
     pub(super) ledgers: &'a Arc<Ledgers>,
-    /// There is no file system yet.
-    pub(super) is_first: bool,
+    /// Its number; before life 0 there is no file system.
+    pub(super) nr: u64,
 }
 
 impl Life {
     /// Begins a life; what earlier ones promised is there on the device.
     pub(super) fn begin(begin: Begin<'_>, random: &mut Random) -> Result<Life, Failed> {
-        let Begin { udm, dir, image, recorded, ledgers, is_first } = begin;
+        let Begin { udm, dir, image, recorded, ledgers, nr } = begin;
         let (below, server) = match recorded {
             None => (image.clone(), None),
             Some(disk) => {
@@ -97,14 +97,15 @@ impl Life {
         let daemon = Daemon::start(udm, dir)?;
         let arguments = ARGUMENTS[random.below(ARGUMENTS.len() as u64) as usize];
         daemon.udm(&["create", DEVICE, "--table", &table_line(LEN_SECTORS, &below, arguments)])?;
-        let address = format!("unix:{}", dir.join("front.sock").display());
+        // The kernel may keep the socket of a killed daemon open for a while.
+        let address = format!("unix:{}", dir.join(format!("front-{nr}.sock")).display());
         let uri = daemon.udm(&["export", DEVICE, "--nbd", &address])?.trim().to_owned();
         let mut front = Front::open(dir, &uri)?;
-        if is_first {
+        if nr == 0 {
             make_file_system(dir, &front)?;
         }
         let root = front.mount()?;
-        if !is_first {
+        if nr > 0 {
             ledgers.lock().iter_mut().try_for_each(|ledger| ledger.settle(&root))?;
         }
         Ok(Life {
