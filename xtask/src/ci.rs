@@ -8,7 +8,7 @@
 //! output sees the big number.
 
 use crate::steps::{self, Failed, cargo, is_ci, is_installed};
-use crate::{crash, fuzz, sim, soak, tidy};
+use crate::{crash, fuzz, mutants, sim, soak, tidy};
 use std::path::Path;
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ const TOOLS: [(&str, &str); 13] = [
 
 type Step = (&'static str, fn(&Path) -> Result<(), Failed>);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("tools", tools),
     ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
@@ -44,7 +44,8 @@ const STEPS: [Step; 11] = [
     ("doc-tests", |root| steps::run(root, &mut cargo(&["test", "--workspace", "--doc"]))),
     ("tests", tests),
     ("simulation", simulation),
-    ("crashes", crash::short),
+    ("crashes", crash::timed),
+    ("mutants", mutants::sample),
     ("soak", soak::short),
     ("fuzz", fuzzing),
     ("docs", docs),

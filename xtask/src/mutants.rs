@@ -15,6 +15,7 @@
 //! The tricky case is time: cargo decides by modification times what to build again, so a file is
 //! written only where its text changes.
 
+use crate::crash::seed_of_commit;
 use crate::steps::{Failed, cargo, target_dir};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,13 @@ pub(crate) struct Args {
     /// Only mutants whose names contain this.
     #[arg(long, value_name = "TEXT")]
     named: Option<String>,
+    /// Only so many of them, others for every commit.
+    #[arg(long, value_name = "N")]
+    some: Option<usize>,
 }
+
+/// Mutants for every change: each costs a build.
+const CI_MUTANTS: usize = 2;
 
 /// One planted bug.
 struct Mutant {
@@ -53,12 +60,25 @@ enum Finding {
     Lives,
 }
 
+/// A few of the compress set, as every change can afford; the whole set runs by the command.
+pub(crate) fn sample(root: &Path) -> Result<(), Failed> {
+    let set = "compress".to_owned();
+    run(root, &Args { set, seeds: 0, named: None, some: Some(CI_MUTANTS) })
+}
+
 /// Runs a set of mutants.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let folder = root.join("crates/udm-sim/mutants").join(&args.set);
     let mut mutants = read_set(&folder)?;
     if let Some(part) = &args.named {
         mutants.retain(|mutant| mutant.name.contains(part.as_str()));
+    }
+    if let Some(count) = args.some {
+        mutants.retain(|mutant| mutant.redundant.is_none());
+        let step = seed_of_commit(root) / 1_000_000 * count as u64;
+        let first = (step % mutants.len().max(1) as u64) as usize;
+        mutants.rotate_left(first);
+        mutants.truncate(count);
     }
     let place = target_dir(root).join("mutants");
     let tree = place.join("tree");

@@ -1,13 +1,14 @@
 //! What comes after a recovery: more work, another crash, the checker, and nothing may change.
 //!
 //! Used on a share of the recovered forks. [`echo`] crashes a recovered volume a second time,
-//! [`settle`] closes it, has the offline checker look at it, and opens it again.
+//! [`settle`] closes it, has the offline checker look at it, opens it again, and flips bits of it.
 //!
 //! Rules. Nobody writes here, so what the device holds stays the same, its size included.
 //!
 //! The tricky case is work behind a recovery, like a checkpoint of what was found: a crash in it
 //! must not bring back what the first recovery gave up.
 
+use crate::crash::damage::spoil;
 use crate::crash::host::Move;
 use crate::crash::life::MOVES_MAX;
 use crate::crash::outcome::{Crash, Loss};
@@ -58,12 +59,21 @@ pub(crate) fn settle<S: CrashSubject>(
     if let Standing::Refusing(_) = host.subject.standing() {
         return Ok(());
     }
+    let mut moves = 0;
     if recovery.shape.has_background {
         host.subject.order(Order::Checkpoint);
+        host.stir();
+        // To its end: behind it nothing is in the log, and the older checkpoint leads there, too.
+        while !host.is_calm() {
+            moves += 1;
+            host.step(rng)?;
+            if moves > MOVES_MAX {
+                return Err("a recovered volume never comes to rest".to_owned());
+            }
+        }
     }
     host.subject.order(Order::Stop { flush: true });
     host.stir();
-    let mut moves = 0;
     while host.subject.standing() != Standing::Stopped {
         moves += 1;
         if host.step(rng)? == Move::Idle || moves > MOVES_MAX {
@@ -82,8 +92,10 @@ pub(crate) fn settle<S: CrashSubject>(
     udm_meta::host::run_on(&port, &mut disk, S::check(recovery.setup, port.clone()))
         .map_err(|what| format!("the checker says: {what}"))?;
     totals.checked += 1;
+    let closed = disk.restarted(disk.durable.clone());
     let again = recovery.run(disk, true, rng, totals)?;
-    same((&found, len_bytes), &again).map_err(|what| format!("closing and opening it {what}"))
+    same((&found, len_bytes), &again).map_err(|what| format!("closing and opening it {what}"))?;
+    spoil(recovery, closed, &again.host.subject, &found, rng, totals)
 }
 
 /// What it held, and its size, are as they were.

@@ -72,8 +72,9 @@ impl CrashSubject for Compress {
         let cost_bytes = BLOCK_COST_BYTES[usize::from(physical_shift == 12)];
         let needed = (used_blocks * cost_bytes).div_ceil(segment_bytes);
         let reserve_segments = rng.u64(4..=6);
-        // Three may become map pages.
-        let segments = needed + needed / 4 + reserve_segments + 7 + rng.u64(0..12);
+        // Three may become map pages. Where there is little more, segments are soon used again.
+        let spare = if rng.u32(0..3) == 0 { 0 } else { needed / 4 + 4 + rng.u64(0..12) };
+        let segments = needed + reserve_segments + 3 + spare;
         let meta_bytes = 8192 * (islands as u64 + 7) + (6 << 12);
         let disk_len_bytes =
             (meta_bytes.next_multiple_of(segment_bytes)) + (segments + 1) * segment_bytes;
@@ -206,6 +207,15 @@ impl CrashSubject for Compress {
 
     fn len_bytes(&self) -> Option<u64> {
         self.volume.logical_bytes()
+    }
+
+    fn has_copies(&self, offset_bytes: u64) -> bool {
+        let Some(superblock) = self.volume.superblock() else { return false };
+        let copies = superblock.geometry.superblock_offsets();
+        let slots = superblock.geometry.checkpoint_offset_bytes;
+        let slots = slots..slots + 2 * superblock.geometry.checkpoint_len_bytes;
+        let is_in = |at: u64| (at..at + 4096).contains(&offset_bytes);
+        copies.into_iter().any(is_in) || slots.contains(&offset_bytes)
     }
 
     fn next_alarm(&mut self) -> Option<String> {

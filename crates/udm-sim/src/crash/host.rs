@@ -53,6 +53,8 @@ pub(crate) struct Host<S> {
     pub(crate) is_unhurried: bool,
     port: Disk,
     has_work: bool,
+    /// What it asked of the disk in its last turn has been taken.
+    is_taken: bool,
 }
 
 impl<S: CrashSubject> Host<S> {
@@ -61,7 +63,8 @@ impl<S: CrashSubject> Host<S> {
         let port = Disk::new(disk.len_sectors as u64 * 512);
         let subject = S::open(setup, port.clone(), now);
         let (is_lazy, is_unhurried) = (false, false);
-        Host { subject, disk, now, trace: None, is_lazy, is_unhurried, port, has_work: true }
+        let (has_work, is_taken) = (true, false);
+        Host { subject, disk, now, trace: None, is_lazy, is_unhurried, port, has_work, is_taken }
     }
 
     /// The disk below is made longer.
@@ -86,9 +89,11 @@ impl<S: CrashSubject> Host<S> {
                 Event::Read => Move::Quiet,
             });
         }
+        self.is_taken = true;
         let busy = self.disk.under_way.len();
         if self.has_work && (busy == 0 || rng.u32(0..3) > 0) {
             self.has_work = self.subject.turn(self.now);
+            self.is_taken = false;
             return Ok(Move::Turned);
         }
         if busy > 0 && self.is_lazy && self.is_unhurried {
@@ -136,7 +141,7 @@ impl<S: CrashSubject> Host<S> {
 
     /// True if disk and subject have nothing to do before time passes.
     pub(crate) fn is_calm(&self) -> bool {
-        !self.has_work && self.disk.under_way.is_empty()
+        !self.has_work && self.is_taken && self.disk.under_way.is_empty()
     }
 
     /// The program ends; the disk stays, with what was under way.

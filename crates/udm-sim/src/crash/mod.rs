@@ -14,6 +14,7 @@
 
 mod after;
 mod compress;
+mod damage;
 mod direct;
 mod disk;
 mod host;

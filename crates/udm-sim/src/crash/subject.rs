@@ -175,6 +175,10 @@ pub(crate) trait CrashSubject: Sized {
     fn len_bytes(&self) -> Option<u64> {
         None
     }
+    /// True if what lies at this place of the disk lies at another place, too.
+    fn has_copies(&self, _offset_bytes: u64) -> bool {
+        false
+    }
     /// What it says about damage that it has met.
     fn next_alarm(&mut self) -> Option<String> {
         None

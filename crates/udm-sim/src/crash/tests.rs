@@ -12,17 +12,20 @@ const SAMPLED: Depth = Depth::Sampled { points_per_mille: 500, outcomes: 2 };
 fn a_correct_volume_survives_everything() {
     let mut crashes = 0;
     let mut in_recovery = 0;
+    let (mut checked, mut spoiled) = (0, 0);
     for seed in 0..60 {
         let verdict = judge(&scenario(None, seed, SAMPLED));
         assert_eq!(verdict.broken, None, "seed {seed}");
         crashes += verdict.totals.crashes;
         in_recovery += verdict.totals.in_recovery;
+        checked += verdict.totals.checked;
+        spoiled += verdict.totals.spoiled;
     }
     assert!(crashes > 2000, "{crashes} crashes are too few to say anything");
     assert!(in_recovery * 10 > crashes, "{in_recovery} of {crashes} inside recovery");
     let verdict = judge(&scenario(None, 1, Depth::Exhaustive));
     assert_eq!(verdict.broken, None);
-    assert!(verdict.totals.checked > 0, "the checker never ran");
+    assert!(checked > 0 && spoiled > 0, "the checker never ran, or no bit was flipped");
 }
 
 #[test]

@@ -40,6 +40,10 @@ pub struct Totals {
     pub checked: u64,
     /// Writes that ran out of space.
     pub no_space: u64,
+    /// Closed volumes with flipped bits.
+    pub spoiled: u64,
+    /// Of these, how many said something about it.
+    pub unreadable: u64,
 }
 
 impl Totals {
@@ -50,7 +54,7 @@ impl Totals {
         }
     }
 
-    fn numbers(&mut self) -> [&mut u64; 14] {
+    fn numbers(&mut self) -> [&mut u64; 16] {
         [
             &mut self.plans,
             &mut self.steps,
@@ -66,6 +70,8 @@ impl Totals {
             &mut self.beyond,
             &mut self.checked,
             &mut self.no_space,
+            &mut self.spoiled,
+            &mut self.unreadable,
         ]
     }
 
@@ -95,7 +101,7 @@ impl fmt::Display for Totals {
             "{} crashes ({} of the program only, {} inside recovery, {} inside a checkpoint, {} \
              while cleaning, {} while resizing) at {} points of {} plans with {} steps; changes \
              kept {}, lost as allowed {}, kept beyond promise {}; {} disks checked, {} writes \
-             without space",
+             without space; bits flipped on {} disks, {} of them noticed",
             self.crashes,
             self.process,
             self.in_recovery,
@@ -109,7 +115,9 @@ impl fmt::Display for Totals {
             self.lost,
             self.beyond,
             self.checked,
-            self.no_space
+            self.no_space,
+            self.spoiled,
+            self.unreadable
         )
     }
 }
