@@ -36,11 +36,16 @@ use udm_lane::yield_now;
 use udm_meta::record::{LogPlace, Record};
 use udm_types::Status;
 
-/// Victims between two checkpoints: one segment in so many, within these bounds. Many make
-/// checkpoints rare, which write every page that random writes touched; few find better victims.
-const BATCH_SHARE: usize = 32;
+/// Victims between two checkpoints: one segment in so many, and a few at least. Many make
+/// checkpoints rare, which write every page that random writes touched; but what was copied takes
+/// space twice until then.
+const BATCH_SHARE: usize = 24;
 const BATCH_MIN: usize = 4;
-const BATCH_MAX: usize = 32;
+/// Where space is short, and whoever waits for it waits for all of them.
+const BATCH_URGENT_MAX: usize = 32;
+/// Ordinary cleaning begins when fewer than one segment in so many is free: room for the copies of
+/// a batch. What is free is not there for dead data to gather in.
+const LOW_SHARE: usize = 64;
 /// Victims without any gain after which cleaning is in vain.
 const VAIN_MAX: usize = 32;
 /// How full the victims of ordinary cleaning may be, in percent: each costs so much copying.
@@ -96,11 +101,10 @@ impl Core {
         live.segments.free_count() + live.segments.held_count()
     }
 
-    /// Ordinary cleaning begins here. Low: what is free is not there for dead data to gather in,
-    /// and the more of that there is, the cheaper is cleaning.
+    /// Ordinary cleaning begins below this.
     fn low_mark(&self) -> usize {
         let count = self.live.borrow().segments.count() as usize;
-        (count / 32).max(self.reserve() + 3)
+        (count / LOW_SHARE).max(self.reserve() + 3)
     }
 
     fn urgent_mark(&self) -> usize {
@@ -137,8 +141,10 @@ impl Core {
 /// Cleans until the need is gone, or nothing is gained any more.
 async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
     core.live.borrow_mut().space_retry = false;
-    // What has died since the last checkpoint costs nothing to free.
-    if need != Need::Asked {
+    // What has died since the last checkpoint costs nothing to free. Where nothing dies by itself,
+    // the first batch goes by the counts there are.
+    let mut has_counted = need == Need::Asked || core.live.borrow().dies_alone;
+    if need != Need::Asked && has_counted {
         checkpoint_if_moved(core).await?;
     }
     let start = Books::of(core);
@@ -147,8 +153,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
         let asked = core.live.borrow().cleaning_asked as usize;
         let is_enough = match need {
             Need::Asked => asked == 0,
-            // Half as much again, so that checkpoints do not come one by one.
-            Need::Low => core.available() >= core.low_mark() * 3 / 2,
+            Need::Low => core.available() >= core.low_mark(),
             // A little more than the mark, so that it is not reached again at once.
             Need::Urgent => {
                 let wanted = core.live.borrow().space_wanted;
@@ -160,18 +165,22 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             break;
         }
         let share = core.live.borrow().segments.count() as usize / BATCH_SHARE;
-        let batch = share.clamp(BATCH_MIN, BATCH_MAX);
-        let batch = if need == Need::Asked { batch.min(asked) } else { batch };
+        let batch = match need {
+            Need::Low => share.max(BATCH_MIN),
+            Need::Urgent => share.clamp(BATCH_MIN, BATCH_URGENT_MAX),
+            Need::Asked => asked.min(share.clamp(BATCH_MIN, BATCH_URGENT_MAX)),
+        };
         wait_for_held(core).await?;
         let moved = clean_batch(core, need, batch).await?;
         if need == Need::Asked {
             let left = asked.saturating_sub(moved);
             core.live.borrow_mut().cleaning_asked = if moved == 0 { 0 } else { left as u32 };
         }
-        if moved == 0 {
+        if moved == 0 && has_counted {
             in_vain = VAIN_MAX;
         } else {
             checkpoint_if_moved(core).await?;
+            has_counted = true;
             in_vain += moved;
         }
         let gain = start.gain(core);
@@ -185,6 +194,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             break;
         }
     }
+    start.tell_deaths(core);
     // Nothing can be made any more, and somebody needs it.
     let available = core.available();
     let mut live = core.live.borrow_mut();
@@ -201,6 +211,8 @@ struct Books {
     entered: u64,
     stored_bytes: u64,
     gc_bytes: u64,
+    freed: u64,
+    cleaned: u64,
 }
 
 impl Books {
@@ -210,7 +222,16 @@ impl Books {
             entered: core.live.borrow().log.segments_entered,
             stored_bytes: core.port.tally.stored_bytes.get(),
             gc_bytes: core.port.tally.gc_bytes.get(),
+            freed: core.port.tally.segments_freed.get(),
+            cleaned: core.port.tally.segments_cleaned.get(),
         }
+    }
+
+    /// Notes whether segments died that nobody had cleaned.
+    fn tell_deaths(&self, core: &Core) {
+        let now = Books::of(core);
+        let dies_alone = now.freed - self.freed > now.cleaned - self.cleaned;
+        core.live.borrow_mut().dies_alone = dies_alone;
     }
 
     /// Segments gained since: exact if no user wrote, about right otherwise.

@@ -35,6 +35,7 @@ pub(super) async fn discarder(core: Rc<Core>) {
                 Err(error) => is_passed_down = error.status != Status::NotSupported,
             }
         }
+        core.forget_unpacked(segment);
         core.live.borrow_mut().segments.release(segment, is_discarded);
         core.room.notify();
         core.background.notify();

@@ -300,9 +300,9 @@ impl Log {
             }
         }
         let sequence = self.last_sequence();
-        // Not worth waiting for more: no raw extent would fit any more.
-        let largest = u32::from(self.geometry.extent_blocks) * BLOCK_BYTES as u32;
-        if self.room_at(self.point.place.offset_bytes) < self.open_bytes() + largest {
+        // Not worth waiting for more: no raw block would fit any more.
+        let least = BLOCK_BYTES as u32 + self.rules.unit_bytes;
+        if self.room_at(self.point.place.offset_bytes) < self.open_bytes() + least {
             self.seal(RecordFlags::empty(), ground);
         }
         sequence

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `options` | what hosts say and are told |
 //! | `shared`, `signal`, `tally` | what tasks share, how they wait, what is counted |
-//! | `log`, `delta`, `pages`, `segments` | the parts of the state, without any waiting |
+//! | `log`, `delta`, `pages`, `segments`, `cache` | the parts of the state, without any waiting |
 //! | `write`, `read`, `commit` | the life of a request |
 //! | `checkpoint`, `clean`, `discard`, `scrub` | the work in the background |
 //! | `resize` | other sizes, while everything goes on |
@@ -24,6 +24,7 @@
 //!
 //! docs/internals/compress.md says how it all works together, and why.
 
+mod cache;
 mod checkpoint;
 mod clean;
 mod commit;
@@ -359,7 +360,8 @@ impl Volume {
         counters.buffered_bytes = log.buffered_bytes as u64;
         let parts = log.memory_bytes() + live.map.memory_bytes() + live.segments.memory_bytes();
         let coder = core.coder.borrow().memory_bytes();
-        counters.memory_bytes = (parts + coder + live.claimed_bytes) as u64;
+        let unpacked = core.unpacked.borrow().memory_bytes();
+        counters.memory_bytes = (parts + coder + unpacked + live.claimed_bytes) as u64;
         counters.is_checkpointing = live.map.frozen.is_some();
         counters.sequences = [log.last_sequence(), log.written(), log.durable];
         counters
@@ -395,7 +397,7 @@ async fn serve_inner(core: &Rc<Core>, request: &Request) -> Status {
         }
         Op::Read => {
             tally::add(&core.port.tally.read_bytes, request.len_bytes);
-            read::read(core, request.offset_bytes, &request.payload).await
+            read::read(core, request.offset_bytes, &request.payload, read::From::Anywhere).await
         }
         Op::Write | Op::Discard | Op::WriteZeroes => write::write(core, request).await,
     }

@@ -12,19 +12,17 @@
 //! The tricky case is the page that was never written: it is all holes, costs nothing, and is
 //! neither read nor cached.
 
+use super::cache::Cache;
 use super::delta::Delta;
 use crate::compress::format::Geometry;
 use crate::compress::format::map::map_word;
-use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use udm_meta::page::{PAGE_BYTES, PAGE_HEAD_BYTES, PageRegions};
 use udm_meta::slots::SlotArray;
 
-/// What a cached page costs beside its bytes.
-const CACHED_EXTRA_BYTES: usize = 96;
-/// Pages the cache always has room for, whatever its budget: some for every request under way.
-const CACHED_MIN: usize = 16;
+/// Memory for pages that there always is, whatever the budget: some for every request under way.
+const CACHED_MIN_BYTES: usize = 68 << 10;
 
 /// A page's bytes, header included.
 pub(super) type PageBytes = Rc<Vec<u8>>;
@@ -43,7 +41,7 @@ pub(super) struct Map {
     pub(super) logical_blocks: u64,
     /// How many checkpoints were committed since the volume was opened.
     pub(super) generation: u64,
-    cache: Cache,
+    cache: Cache<u64>,
 }
 
 /// What is known about a block without reading anything.
@@ -70,7 +68,7 @@ impl Map {
             regions,
             logical_blocks,
             generation: 0,
-            cache: Cache::new(cache_bytes),
+            cache: Cache::new(cache_bytes.max(CACHED_MIN_BYTES)),
         }
     }
 
@@ -93,7 +91,7 @@ impl Map {
 
     /// Pages the cache has room for.
     pub(super) fn cache_limit(&self) -> usize {
-        self.cache.limit
+        self.cache.limit_of(PAGE_BYTES)
     }
 
     /// A cached page.
@@ -125,80 +123,9 @@ impl Map {
     /// Memory it takes, about.
     pub(super) fn memory_bytes(&self) -> usize {
         let frozen = self.frozen.as_ref().map_or(0, |delta| delta.memory_bytes());
-        self.active.memory_bytes() + frozen + self.slots.as_bytes().len() + self.cache.bytes()
-    }
-}
-
-/// Pages in memory; the one that was not used for longest leaves first, about.
-struct Cache {
-    pages: BTreeMap<u64, Cached>,
-    /// Order of entering, with a second chance for what was used since.
-    order: VecDeque<u64>,
-    limit: usize,
-}
-
-struct Cached {
-    bytes: PageBytes,
-    is_used: bool,
-}
-
-impl Cache {
-    fn new(bytes: usize) -> Cache {
-        let limit = (bytes / (PAGE_BYTES + CACHED_EXTRA_BYTES)).max(CACHED_MIN);
-        Cache { pages: BTreeMap::new(), order: VecDeque::new(), limit }
-    }
-
-    fn get(&mut self, page: u64) -> Option<PageBytes> {
-        let cached = self.pages.get_mut(&page)?;
-        cached.is_used = true;
-        Some(Rc::clone(&cached.bytes))
-    }
-
-    fn insert(&mut self, page: u64, bytes: PageBytes) {
-        if self.pages.insert(page, Cached { bytes, is_used: false }).is_none() {
-            self.order.push_back(page);
-        }
-        while self.pages.len() > self.limit {
-            let Some(oldest) = self.order.pop_front() else { return };
-            match self.pages.get_mut(&oldest) {
-                Some(cached) if cached.is_used => {
-                    cached.is_used = false;
-                    self.order.push_back(oldest);
-                }
-                Some(_) => {
-                    self.pages.remove(&oldest);
-                }
-                None => {}
-            }
-        }
-    }
-
-    fn retain(&mut self, mut keep: impl FnMut(u64) -> bool) {
-        self.pages.retain(|page, _| keep(*page));
-        let pages = &self.pages;
-        self.order.retain(|page| pages.contains_key(page));
-    }
-
-    fn bytes(&self) -> usize {
-        self.pages.len() * (PAGE_BYTES + CACHED_EXTRA_BYTES)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{CACHED_MIN, Cache};
-    use alloc::rc::Rc;
-
-    #[test]
-    fn the_cache_keeps_what_is_used_and_its_bound() {
-        let mut cache = Cache::new(0);
-        for page in 0..100 {
-            cache.insert(page, Rc::new(alloc::vec![page as u8]));
-            assert!(cache.get(0).is_some(), "used all the time");
-            assert!(cache.pages.len() <= CACHED_MIN && cache.order.len() <= CACHED_MIN);
-        }
-        assert!(cache.get(50).is_none() && cache.get(99).is_some());
-        cache.retain(|page| page != 99);
-        assert!(cache.get(99).is_none() && cache.get(0).is_some());
+        self.active.memory_bytes()
+            + frozen
+            + self.slots.as_bytes().len()
+            + self.cache.memory_bytes()
     }
 }

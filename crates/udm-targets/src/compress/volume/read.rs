@@ -8,9 +8,13 @@
 //! Rules. Nothing is given out that was not verified: place, time and content. An extent that fails
 //! is read once more; then its blocks are an error, an event says so, and the rest is still read.
 //!
+//! Of an extent that is read in part all blocks are kept for a while (`cache.rs`): the next reader
+//! wants the next ones.
+//!
 //! The tricky case is the moment between looking up and reading: the cleaner may have copied the
 //! extent, and a checkpoint may have freed its segment. The pin keeps it from being written again.
 
+use super::cache::{ExtentKey, Fetching, key_of};
 use super::log::OpenBlock;
 use super::options::{Event, Trouble};
 use super::pages::Known;
@@ -46,6 +50,8 @@ enum Source {
     Memory(Vec<u8>, u8),
     /// An extent of a record that is being written.
     InFlight(Payload, u64, MapExtent),
+    /// The blocks of an extent; which of them the first one is.
+    Unpacked(Rc<Vec<u8>>, u8),
     /// An extent on the disk. Its entry is the first block's.
     Disk(MapExtent),
 }
@@ -90,8 +96,22 @@ impl Bytes {
     }
 }
 
+/// Where a reader takes data from that is on the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// From memory, if it is there.
+    Anywhere,
+    /// From the disk: whoever wants to know what is there.
+    Disk,
+}
+
 /// Reads `payload.len_bytes()` bytes from `offset_bytes` on.
-pub(super) async fn read(core: &Rc<Core>, offset_bytes: u64, payload: &Payload) -> Status {
+pub(super) async fn read(
+    core: &Rc<Core>,
+    offset_bytes: u64,
+    payload: &Payload,
+    from: From,
+) -> Status {
     let end_bytes = offset_bytes + payload.len_bytes();
     let end = end_bytes.div_ceil(BLOCK_BYTES);
     let mut first = offset_bytes / BLOCK_BYTES;
@@ -99,7 +119,7 @@ pub(super) async fn read(core: &Rc<Core>, offset_bytes: u64, payload: &Payload) 
     while first < end {
         let blocks = first..end.min(first + STEP_BLOCKS);
         first = blocks.end;
-        let target = Target { offset_bytes, end_bytes, payload };
+        let target = Target { offset_bytes, end_bytes, payload, from };
         let step = read_step(core, blocks, &target).await;
         status = if status.is_ok() { step } else { status };
     }
@@ -109,7 +129,7 @@ pub(super) async fn read(core: &Rc<Core>, offset_bytes: u64, payload: &Payload) 
 /// Reads one block into memory.
 pub(super) async fn read_block(core: &Rc<Core>, block: u64) -> Result<Vec<u8>, Status> {
     let payload = Payload::from_buf(Buf::alloc(BLOCK_BYTES as usize));
-    let status = read(core, block * BLOCK_BYTES, &payload).await;
+    let status = read(core, block * BLOCK_BYTES, &payload, From::Anywhere).await;
     let mut bytes = alloc::vec![0; BLOCK_BYTES as usize];
     payload.copy_out(0, &mut bytes);
     if status.is_ok() { Ok(bytes) } else { Err(status) }
@@ -120,6 +140,7 @@ struct Target<'a> {
     offset_bytes: u64,
     end_bytes: u64,
     payload: &'a Payload,
+    from: From,
 }
 
 impl Target<'_> {
@@ -141,7 +162,8 @@ impl Target<'_> {
 
 async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> Status {
     let mut pins = Pins::new(core);
-    let parts = match find_parts(core, blocks, &mut pins).await {
+    let mut fetching = Fetching::new(core);
+    let parts = match find_parts(core, blocks, target.from, &mut pins, &mut fetching).await {
         Ok(parts) => parts,
         Err(status) => return status,
     };
@@ -162,6 +184,11 @@ async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> 
                 Ok(())
             }
             Source::Poisoned => Err(Status::Medium),
+            Source::Unpacked(bytes, index) => {
+                let blocks = bytes.get(usize::from(*index) * BLOCK_BYTES as usize..);
+                target.put(&part.blocks, blocks.unwrap_or_default());
+                Ok(())
+            }
             Source::Memory(bytes, index) => {
                 decode(core, part, None, *index, bytes, target).map_err(|()| Status::IoErr)
             }
@@ -173,7 +200,7 @@ async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> 
             }
         };
         status = if status.is_ok() { step.err().unwrap_or_default() } else { status };
-        rest(core, &part.blocks).await;
+        rest(core, part).await;
     }
     for (stretch, read) in stretches.iter().zip(reads) {
         let mut outcome = read.await.map(Bytes::of);
@@ -193,16 +220,21 @@ async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> 
                 let again = read_again(core, part, extent, target).await;
                 status = if status.is_ok() { again } else { status };
             }
-            rest(core, &part.blocks).await;
+            rest(core, part).await;
         }
     }
     status
 }
 
 /// Lets others have a turn if enough was computed.
-async fn rest(core: &Core, blocks: &Range<u64>) {
-    // Decompressing is about four times as fast as compressing.
-    if core.computed(((blocks.end - blocks.start) * BLOCK_BYTES / 4) as usize) {
+async fn rest(core: &Core, part: &Part) {
+    let bytes = ((part.blocks.end - part.blocks.start) * BLOCK_BYTES) as usize;
+    // Decompressing is about four times as fast as compressing, and copying ten times as that.
+    let share = match part.source {
+        Source::Unpacked(..) | Source::Fill(_) | Source::Poisoned => 40,
+        Source::Memory(..) | Source::InFlight(..) | Source::Disk(_) => 4,
+    };
+    if core.computed(bytes / share) {
         yield_now().await;
     }
 }
@@ -258,6 +290,14 @@ fn decode(
     if unpacked.is_ok() {
         target.put(&part.blocks, &room[at..]);
     }
+    // The rest of it will be wanted next, by whoever reads on. Nothing but what is on the disk:
+    // that is pinned, and what is on its way there is not.
+    if let (Source::Disk(extent), Ok(())) = (&part.source, &unpacked)
+        && count < u64::from(head.blocks)
+        && target.from == From::Anywhere
+    {
+        room = core.unpacked.borrow_mut().insert(key_of(first, extent), room);
+    }
     core.give_room_back(room);
     unpacked.map_err(|_bad| ())
 }
@@ -266,7 +306,9 @@ fn decode(
 async fn find_parts(
     core: &Rc<Core>,
     blocks: Range<u64>,
+    from: From,
     pins: &mut Pins,
+    fetching: &mut Fetching,
 ) -> Result<Vec<Part>, Status> {
     loop {
         let missing = {
@@ -283,11 +325,39 @@ async fn find_parts(
             }
             missing
         };
-        match missing {
-            Some(page) => load_page(core, page).await?,
-            None => return known_parts(core, blocks, pins),
+        if let Some(page) = missing {
+            load_page(core, page).await?;
+            continue;
+        }
+        let mut parts = known_parts(core, blocks.clone(), pins)?;
+        if from == From::Disk {
+            return Ok(parts);
+        }
+        let Some(others) = take_unpacked(core, &mut parts, fetching) else { return Ok(parts) };
+        fetching.end();
+        core.fetched.until(|| !core.unpacked.borrow().is_fetched(others)).await;
+    }
+}
+
+/// Takes what is in memory of extents that are read in part, and says that the others are fetched.
+/// Gives one that somebody else fetches, to be waited for with nothing in hand.
+fn take_unpacked(core: &Core, parts: &mut [Part], fetching: &mut Fetching) -> Option<ExtentKey> {
+    for part in parts {
+        let Source::Disk(extent) = &part.source else { continue };
+        let count = part.blocks.end - part.blocks.start;
+        if extent.index == 0 && count >= core.extent_blocks {
+            continue;
+        }
+        let key = key_of(part.blocks.start, extent);
+        let end = (u64::from(extent.index) + count) * BLOCK_BYTES;
+        let unpacked = core.unpacked.borrow_mut().get(key);
+        match unpacked.filter(|bytes| bytes.len() as u64 >= end) {
+            Some(bytes) => part.source = Source::Unpacked(bytes, extent.index),
+            None if fetching.add(key) => {}
+            None => return Some(key),
         }
     }
+    None
 }
 
 /// As [`find_parts`], with every page at hand.

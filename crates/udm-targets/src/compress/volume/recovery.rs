@@ -18,6 +18,7 @@
 //! ([`Replay::is_damaged`]; what a group lacks is at *its* end, not where the log ends without it);
 //! the volume then shows what is before it and asks for the tool.
 
+use super::cache::Unpacked;
 use super::delta::Delta;
 use super::log::{Log, LogPoint, apply};
 use super::options::{Event, Options, State, Trouble};
@@ -46,6 +47,10 @@ use udm_meta::{Disk, DiskError, sum};
 
 /// Segments that are searched for a proof that a record was durable.
 const SEARCH_SEGMENTS: usize = 8;
+
+/// Of the memory for pages, one part in so many is for extents that are read block by block: enough
+/// for some sequential readers.
+const UNPACKED_SHARE: usize = 4;
 
 /// Task: recovers. The volume serves when it has ended well.
 pub(super) async fn recover(port: Rc<Port>) {
@@ -433,7 +438,7 @@ fn build(
         checkpoint.slots,
         checkpoint.regions,
         checkpoint.head.logical_blocks,
-        options.cache_bytes,
+        options.cache_bytes - options.cache_bytes / UNPACKED_SHARE,
     );
     map.active = delta;
     let live = Live {
@@ -459,6 +464,7 @@ fn build(
         space_retry: false,
         is_low: false,
         cleaning_asked: 0,
+        dies_alone: true,
         clean_after: 0,
         is_out_of_space: false,
         record_bytes_at_freeze: 0,
@@ -474,6 +480,8 @@ fn build(
         coder: RefCell::new(Coder::new()),
         scratch: RefCell::default(),
         live: RefCell::new(live),
+        unpacked: RefCell::new(Unpacked::new(options.cache_bytes / UNPACKED_SHARE)),
+        fetched: Signal::default(),
         room: Signal::default(),
         sealed: Signal::default(),
         written: Signal::default(),

@@ -7,7 +7,7 @@
 //! The tricky case is a block that changes meanwhile: whatever is there when its step comes is
 //! verified, newer data was written a moment ago.
 
-use super::read::read;
+use super::read::{From, read};
 use super::shared::Core;
 use super::tally::add;
 use crate::compress::format::BLOCK_BYTES;
@@ -42,7 +42,7 @@ pub(super) async fn scrubber(core: Rc<Core>) {
             Payload::from_buf(Buf::alloc((STEP_BLOCKS * BLOCK_BYTES) as usize))
         });
         let payload = whole.slice(0, (end - first) * BLOCK_BYTES);
-        let status = read(&core, first * BLOCK_BYTES, &payload).await;
+        let status = read(&core, first * BLOCK_BYTES, &payload, From::Disk).await;
         add(&core.port.tally.scrubbed_blocks, end - first);
         add(&core.port.tally.scrub_errors, u64::from(!status.is_ok()));
         core.live.borrow_mut().scrub_at = Some(end);

@@ -10,6 +10,7 @@
 //! The tricky case is a change that somebody else waits for: every step that frees buffers, space,
 //! locks or changes the state ends with the signal that belongs to it.
 
+use super::cache::Unpacked;
 use super::log::{Ground, Log, LogPoint};
 use super::options::{Done, Event, Options, Request, State, Trouble};
 use super::pages::Map;
@@ -75,6 +76,10 @@ pub(super) struct Core {
     /// Memory for one extent, passed around.
     pub(super) scratch: RefCell<Vec<u8>>,
     pub(super) live: RefCell<Live>,
+    /// Extents that are read block by block.
+    pub(super) unpacked: RefCell<Unpacked>,
+    /// One of them was fetched, or could not be.
+    pub(super) fetched: Signal,
     /// Buffers, changes, segments or locks became free, or the state changed.
     pub(super) room: Signal,
     /// A record was sealed, or the open one got its first piece.
@@ -129,6 +134,8 @@ pub(super) struct Live {
     pub(super) is_low: bool,
     /// Segments that the host wants cleaned whatever the space.
     pub(super) cleaning_asked: u32,
+    /// When it was cleaned last, segments died that nobody had cleaned, by overwrites in order.
+    pub(super) dies_alone: bool,
     /// Cleaning was in vain: not again before so many record bytes were written.
     pub(super) clean_after: u64,
     /// Writes wait for space that no checkpoint and no cleaning can make.

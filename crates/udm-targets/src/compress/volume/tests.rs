@@ -9,5 +9,6 @@ mod crashes;
 mod faults;
 mod host;
 mod plain;
+mod reads;
 mod resizes;
 mod space;

@@ -343,6 +343,7 @@ fn a_group_that_was_cut_at_a_commit_is_dropped_and_no_damage() {
     }));
     world.write(30 * BLOCK, &noise(4, 4));
     world.write(40 * BLOCK, &noise(4, 5));
+    world.write(50 * BLOCK, &noise(4, 6));
     world.run();
     assert!(world.volume.counters().sequences[1] > appended);
     let mut world = world.reopen();

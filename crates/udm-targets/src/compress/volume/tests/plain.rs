@@ -117,15 +117,15 @@ impl Plain {
 }
 
 /// Data in kinds of 32 KiB that lz4 and zstd find about what they find in files: half like text,
-/// two fifths like programs, the rest like archives.
+/// a third like programs, the rest like archives.
 pub(super) fn files(len: usize, seed: u64) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut bytes: Vec<u8> = Vec::with_capacity(len + (64 << 10));
     while bytes.len() < len {
         let end = bytes.len() + (32 << 10);
         let (symbols, literals, copied, far) = match rng.u32(..20) {
-            0..10 => (24, 2..10, 6..30, 12 << 10),
-            10..18 => (160, 3..14, 4..22, 2 << 10),
+            0..10 => (24, 2..8, 8..32, 1200),
+            10..17 => (160, 3..14, 6..26, 800),
             _ => (256, 64..65, 0..1, 1),
         };
         while bytes.len() < end {
