@@ -1,4 +1,4 @@
-//! `udm exec -- CMD`: a command that finds the daemon where it looks for the kernel's device mapper.
+//! `udm exec -- CMD`: a command that finds the daemon where it looks for the kernel's driver.
 //!
 //! The command is started with the preload library before the C library, the daemon's socket in
 //! `UDM_SOCKET`, and udev switched off for libdevmapper (`DM_DISABLE_UDEV`), since there are no

@@ -12,6 +12,8 @@ use rustix::io::Errno;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, Request, StatusKind, StatusLine};
 use udm_core::table::split_words;
 
+/// A region's number of statistics that needs the most room; the kernel asks for that much always.
+const LONGEST_ID: &str = "2147483647";
 /// Where the words of a message begin, from its start: behind the sector.
 const WORDS_AT_BYTES: usize = 8;
 
@@ -119,9 +121,12 @@ impl Call<'_> {
         } else {
             Request::Message { device: device.clone(), sector, words }
         };
-        let reply = self.change(request, None)?;
-        let after = self.ask_status(Request::Status { device }, None)?;
         let capacity = self.begin_result();
+        let reply = match self.peek_stats(&request, capacity)? {
+            Some(full) => full,
+            None => self.change(request, None)?,
+        };
+        let after = self.ask_status(Request::Status { device }, None)?;
         self.header.write_status(&after);
         if let Reply::Text(Some(text)) = reply {
             self.header.set(flag::DATA_OUT, true);
@@ -131,5 +136,26 @@ impl Call<'_> {
             self.put_result((text.len() < capacity).then_some(text));
         }
         Ok(())
+    }
+
+    /// What two messages about statistics would answer if it does not fit: they change nothing
+    /// then. `None` for everything else.
+    fn peek_stats(&mut self, request: &Request, room: usize) -> Result<Option<Reply>, Refused> {
+        let Request::Message { device, sector, words } = request else { return Ok(None) };
+        let Some((verb, rest)) = words.split_first() else { return Ok(None) };
+        if verb.eq_ignore_ascii_case("@stats_create") {
+            let full = room <= LONGEST_ID.len() + 1;
+            return Ok(full.then(|| Reply::Text(Some(LONGEST_ID.to_owned()))));
+        }
+        if !verb.eq_ignore_ascii_case("@stats_print_clear") {
+            return Ok(None);
+        }
+        let print = core::iter::once("@stats_print").map(str::to_owned);
+        let words = print.chain(rest.iter().cloned()).collect();
+        let peek = Request::Message { device: device.clone(), sector: *sector, words };
+        match self.ask(peek, None)? {
+            Reply::Text(Some(text)) if text.len() + 1 >= room => Ok(Some(Reply::Text(Some(text)))),
+            _ => Ok(None),
+        }
     }
 }

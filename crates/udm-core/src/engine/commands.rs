@@ -4,11 +4,11 @@
 //! when it has done it. Commands of one sender arrive in order. A lane never waits inside a
 //! command; the answer of `Suspend` comes when the gate has drained, which may be much later.
 
-use super::device::TableLane;
+use super::device::{DeviceLane, TableLane};
 use super::doorway;
 use super::gate::{Resuming, SuspendMark};
 use super::parent::passes_through;
-use super::{BarrierMessage, Engine, LaneMessage};
+use super::{BarrierMessage, Engine, LaneMessage, RegionNumbers, RegionSpec};
 use crate::actor::DeviceNotice;
 use crate::error::UserError;
 use crate::lifecycle::Gauges;
@@ -18,6 +18,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 use udm_types::{DeviceId, LaneId, Status};
 
 /// The lane the coordinator lives on.
@@ -95,6 +96,25 @@ pub enum LaneStep {
     },
     /// Counters of the device.
     Gauges,
+    /// Count a region from now on.
+    StatsCreate {
+        /// What it is.
+        spec: Arc<RegionSpec>,
+    },
+    /// Forget a region.
+    StatsDelete {
+        /// Its number.
+        region: u32,
+    },
+    /// The numbers of some areas of a region.
+    StatsRead {
+        /// Its number.
+        region: u32,
+        /// Which areas.
+        areas: Range<usize>,
+        /// Begin anew with them.
+        clear: bool,
+    },
 }
 
 /// A lane's answer.
@@ -121,6 +141,8 @@ pub enum AnswerBody {
     Counters(Vec<Vec<u64>>),
     /// Counters of the device.
     Gauges(Box<Gauges>),
+    /// Numbers of a statistics region.
+    Region(Box<RegionNumbers>),
 }
 
 impl Engine {
@@ -162,10 +184,33 @@ impl Engine {
                 }
                 Ok(AnswerBody::Gauges(Box::new(gauges)))
             }
+            LaneStep::StatsCreate { spec } => {
+                let now = self.shared.now;
+                self.with_device(id, |device| device.add_region(spec, now));
+                Ok(AnswerBody::Done)
+            }
+            LaneStep::StatsDelete { region } => {
+                self.with_device(id, |device| device.remove_region(region));
+                Ok(AnswerBody::Done)
+            }
+            LaneStep::StatsRead { region, areas, clear } => {
+                let now = self.shared.now;
+                let read = |device: &mut DeviceLane| device.read_region(region, areas, clear, now);
+                let numbers = self.with_device(id, read).unwrap_or_default();
+                Ok(AnswerBody::Region(Box::new(numbers)))
+            }
         };
         if let Some(round) = round {
             self.answer(id, round, outcome);
         }
+    }
+
+    fn with_device<R>(
+        &mut self,
+        id: DeviceId,
+        run: impl FnOnce(&mut DeviceLane) -> R,
+    ) -> Option<R> {
+        self.devices.get_mut(id).map(run)
     }
 
     pub(super) fn answer(

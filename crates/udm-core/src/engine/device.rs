@@ -8,6 +8,7 @@
 //! the long way and is refused there.
 
 use super::gate::Gate;
+use super::regions::Regions;
 use super::request::RequestQueue;
 use crate::bio::{BioBox, Dest};
 use crate::lifecycle::Gauges;
@@ -85,6 +86,8 @@ pub(crate) struct Stats {
     errors: u64,
     busy: Nanos,
     pub(crate) contract_breaches: u64,
+    /// Regions that are counted; nearly always none.
+    pub(crate) regions: Option<Box<Regions>>,
 }
 
 /// Counters of one operation, side by side for the cache.
@@ -229,13 +232,15 @@ impl DeviceLane {
     }
 
     /// Takes the numbers dispatch needs out of the live table.
-    fn refresh(&mut self) {
+    pub(super) fn refresh(&mut self) {
         let Some(table) = &self.table.table else { return };
         let limits = &table.limits;
         self.len_sectors = table.len_sectors;
         self.ops = limits.ops();
-        // Bios of a request-based device never go the short way: they are queued.
-        let short_way = if self.requests.is_none() { self.ops } else { OpSet::empty() };
+        // Bios of a request-based device never go the short way: they are queued. Nor do those of a
+        // device with statistics: they are counted when they start.
+        let long_way = self.requests.is_some() || self.stats.regions.is_some();
+        let short_way = if long_way { OpSet::empty() } else { self.ops };
         self.gate.allow(short_way);
         if let Some(queue) = &mut self.requests {
             queue.allow(limits);

@@ -51,6 +51,7 @@ impl Engine {
         let Some(device) = self.devices.get_mut(id) else {
             return self.give_up(bio, Status::Offline);
         };
+        device.region_start(seq, &bio, self.shared.now);
         match doorway::map(device, &mut self.parts, target, seq, bio) {
             Next::Onward(bio, _) => self.enter(bio),
             other => self.settle(other),
@@ -291,6 +292,9 @@ impl Engine {
                     Ended::DelayRequeue(back) => return self.requeue(back, Again::Later),
                 }
             }
+            if device.stats.regions.is_some() {
+                device.region_end(*bio.frame_at(depth), &bio, busy, now);
+            }
             bio.leave_frame(depth);
             device.stats.count(&bio, busy);
             device.gate.in_flight -= 1;
@@ -319,6 +323,7 @@ impl Engine {
         };
         let Some(device) = self.devices.get_mut(frame.device) else { return };
         device.gate.in_flight -= 1;
+        device.region_back(frame, &bio, self.shared.now);
         if device.requests.is_some() {
             self.requeue_request(frame.device, frame.seq, bio, again);
             return self.check_drained(frame.device);

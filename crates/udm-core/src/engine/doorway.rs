@@ -165,12 +165,12 @@ pub(crate) fn map(
         }
         Mapped::Remapped(bio) => {
             device.stats.contract_breaches += 1;
-            dead(device, bio)
+            dead(device, bio, parts.now)
         }
         Mapped::Submitted => Next::Kept,
         Mapped::Requeue(bio) => Next::Requeue(bio),
         Mapped::DelayRequeue(bio) => Next::DelayRequeue(bio),
-        Mapped::Kill(bio) => dead(device, bio),
+        Mapped::Kill(bio) => dead(device, bio, parts.now),
     }
 }
 
@@ -193,13 +193,16 @@ fn same_by_map(
 
 /// Fails a bio inside the target: leaves the frame, uncounts it.
 #[cold]
-fn dead(device: &mut DeviceLane, mut bio: BioBox) -> Next {
+fn dead(device: &mut DeviceLane, mut bio: BioBox, now: Nanos) -> Next {
     if bio.status.is_ok() {
         bio.status = Status::IoErr;
     }
-    bio.pop_frame();
+    let frame = bio.pop_frame();
     device.gate.in_flight -= 1;
     device.stats.count(&bio, Nanos::ZERO);
+    if let Some(frame) = frame {
+        device.region_end(frame, &bio, Nanos::ZERO, now);
+    }
     Next::Dead(bio)
 }
 

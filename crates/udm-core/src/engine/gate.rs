@@ -135,6 +135,11 @@ impl Gate {
         self.set_open(self.open);
     }
 
+    /// The place that the next bio gets.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
     /// The next place in the order of submission.
     #[inline]
     pub(crate) fn take_seq(&mut self) -> u64 {

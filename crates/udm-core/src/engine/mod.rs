@@ -24,6 +24,7 @@ mod lowers;
 mod own;
 mod parent;
 pub(crate) mod parts;
+mod regions;
 mod request;
 pub(crate) mod tokens;
 
@@ -33,6 +34,7 @@ pub use device::DeviceView;
 pub(crate) use device::Devices;
 pub use doorway::TargetNote;
 pub use own::{HandedBio, HomingBio};
+pub use regions::{Area, AreaWay, RegionNumbers, RegionSpec};
 
 use crate::bio::BioBox;
 use crate::lifecycle::{Coordinator, ReplySink, Request};

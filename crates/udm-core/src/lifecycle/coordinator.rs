@@ -11,8 +11,9 @@ use super::remove_all::RemovalWave;
 use super::request::{
     DeviceKey, DeviceStatus, Gauges, Reply, ReplySink, Request, StatusKind, StatusLine, Ticket,
 };
+use super::stats;
 use crate::bio::Dest;
-use crate::engine::{AnswerBody, LaneAnswer, LaneCommand, LaneStep};
+use crate::engine::{AnswerBody, LaneAnswer, LaneCommand, LaneStep, RegionNumbers, RegionSpec};
 use crate::error::{ErrorCode, UserError};
 use crate::table::{DeviceRef, Table};
 use crate::target::MapMode;
@@ -22,6 +23,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 use udm_types::{DeviceId, DmName, DmUuid, LaneId, Nanos, Sector};
 
 /// Most devices of a daemon, and one more than the largest minor number (the kernel's 20 bits).
@@ -41,6 +43,10 @@ pub(super) enum After {
     Report(Arc<Table>, usize, Vec<String>, ReplySink),
     /// Counters of the device.
     Gauges(ReplySink),
+    /// A statistics region is counted everywhere.
+    Stats(Option<String>, ReplySink),
+    /// Numbers of some areas of a statistics region.
+    StatsPrint(Arc<RegionSpec>, Range<usize>, ReplySink),
 }
 
 struct Round {
@@ -278,6 +284,16 @@ impl Coordinator {
                 let text = table.targets[target].config.report(&words, &sums[target]);
                 sink(text.map(|text| Reply::Text(Some(text))));
             }
+            After::Stats(text, sink) => sink(Ok(Reply::Text(text))),
+            After::StatsPrint(spec, areas, sink) => {
+                let mut numbers = RegionNumbers::default();
+                for (_, body) in &bodies {
+                    if let AnswerBody::Region(lane) = body {
+                        numbers.add(lane);
+                    }
+                }
+                sink(Ok(Reply::Text(Some(stats::print(&spec, areas, &numbers)))));
+            }
             After::Gauges(sink) => {
                 let mut gauges = Gauges::default();
                 for (_, body) in &bodies {
@@ -361,6 +377,7 @@ impl Coordinator {
             users: BTreeMap::new(),
             event_nr: 0,
             geometry: None,
+            regions: Vec::new(),
             deferred_remove: false,
             deleting: false,
             change: None,
@@ -626,6 +643,7 @@ impl Coordinator {
             Some("@cancel_deferred_remove") if words.len() == 1 => {
                 return sink(self.cancel_deferred(key).map(|_| Reply::Text(None)));
             }
+            Some(word) if is_stats(word) => return self.stats_message(id, &words, sink),
             Some(word) if word.starts_with('@') => {
                 return sink(Err(UserError::unknown_message(&words)));
             }
@@ -679,6 +697,11 @@ impl Coordinator {
     }
 }
 
+/// True for a message about statistics; upper and lower case are one.
+fn is_stats(word: &str) -> bool {
+    word.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("@stats_"))
+}
+
 /// The counters of a table's targets, summed over the lanes.
 fn summed(table: &Table, bodies: &[(LaneId, AnswerBody)]) -> Vec<Vec<u64>> {
     let mut sums: Vec<Vec<u64>> = table.targets.iter().map(|_| Vec::new()).collect();
@@ -699,7 +722,10 @@ fn first_text(bodies: Vec<(LaneId, AnswerBody)>) -> Option<String> {
         .into_iter()
         .map(|(lane, body)| match body {
             AnswerBody::Text(text) => (lane, text),
-            AnswerBody::Done | AnswerBody::Counters(_) | AnswerBody::Gauges(_) => (lane, None),
+            AnswerBody::Done
+            | AnswerBody::Counters(_)
+            | AnswerBody::Gauges(_)
+            | AnswerBody::Region(_) => (lane, None),
         })
         .collect();
     texts.sort();

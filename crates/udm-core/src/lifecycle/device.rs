@@ -8,6 +8,7 @@
 
 use super::change::Change;
 use super::request::{DeviceStatus, Geometry, ReplySink, Request, SuspendStatus, Ticket};
+use super::stats::StatsRegion;
 use crate::table::Table;
 use crate::target::MapMode;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -62,6 +63,8 @@ pub(super) struct Device {
     pub(super) users: BTreeMap<DeviceId, u32>,
     pub(super) event_nr: u32,
     pub(super) geometry: Option<Geometry>,
+    /// What `@stats_create` asked for, by number.
+    pub(super) regions: Vec<StatsRegion>,
     pub(super) deferred_remove: bool,
     /// Committed to removal: unlinked, no new work.
     pub(super) deleting: bool,

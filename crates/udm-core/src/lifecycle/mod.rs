@@ -12,7 +12,8 @@
 //! ```
 //! Files: `request` (what can be asked), `coordinator` (the requests), `change` (suspend, resume
 //! and remove, which take rounds), `remove_all`, `graph` (who stands on whom), `mode` (bio or
-//! request), `device` (one device's state), `events` (the global event number).
+//! request), `device` (one device's state), `events` (the global event number),
+//! `stats` (dm statistics).
 
 mod change;
 mod coordinator;
@@ -22,6 +23,7 @@ mod graph;
 mod mode;
 mod remove_all;
 mod request;
+mod stats;
 
 pub use coordinator::Coordinator;
 pub use device::DM_MAJOR;

@@ -22,5 +22,6 @@ mod requests;
 mod resizes;
 mod rig;
 mod stacks;
+mod stats;
 mod suspend_deadline;
 mod tables;

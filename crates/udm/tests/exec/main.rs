@@ -14,6 +14,7 @@ mod common;
 mod many;
 mod program;
 mod session;
+mod stats;
 
 use common::{Place, Ran, UDM};
 use std::path::Path;

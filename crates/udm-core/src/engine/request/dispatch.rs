@@ -171,6 +171,7 @@ impl Engine {
             queue.note_end(&waiting);
         }
         let Waiting { seq, bio, .. } = waiting;
+        device.region_start(seq, &bio, self.shared.now);
         // A request-based table has one target.
         match doorway::map(device, &mut self.parts, 0, seq, bio) {
             Next::Onward(bio, _) => self.enter(bio),
