@@ -224,7 +224,8 @@ impl CrashSubject for Compress {
 
     fn busy(&self) -> Busy {
         let counters = self.volume.counters();
-        Busy { checkpoint: counters.is_checkpointing, cleaning: false, resize: false }
+        let (checkpoint, cleaning) = (counters.is_checkpointing, counters.is_cleaning);
+        Busy { checkpoint, cleaning, resize: false }
     }
 
     fn describe(&self) -> String {

@@ -3,11 +3,11 @@
 //! Two of them: pages of the map (`pages.rs`), and extents as they were before they were compressed
 //! ([`Unpacked`]), for those who read an extent block by block.
 //!
-//! Rules. A [`Cache`] knows nothing of what it holds; whoever puts something in says when it leaves.
-//! An unpacked extent can never be old: what lies at an address does not change until its segment
-//! is written again, the segment is written again only after it was released, and a release makes
-//! the cache forget it ([`Unpacked::forget`]). Between the look at the map and [`Unpacked::insert`]
-//! the reader has the segment pinned, so it is not released in between.
+//! Rules. A [`Cache`] knows nothing of what it holds; whoever puts something in says when it
+//! leaves. An unpacked extent can never be old: what lies at an address does not change until its
+//! segment is written again, the segment is written again only after it was released, and a release
+//! makes the cache forget it ([`Unpacked::forget`]). Between the look at the map and
+//! [`Unpacked::insert`] the reader has the segment pinned, so it is not released in between.
 //!
 //! The tricky case is several readers of one extent at a time: the first one fetches it, the others
 //! wait for it instead of reading and decompressing the same again, and then look anew where their

@@ -85,7 +85,10 @@ pub(super) async fn cleaner(core: Rc<Core>) {
             })
             .await;
         let Some(need) = need else { return };
-        match make_space(&core, need).await {
+        core.live.borrow_mut().is_cleaning = true;
+        let made = make_space(&core, need).await;
+        core.live.borrow_mut().is_cleaning = false;
+        match made {
             Ok(()) => {}
             Err(Halt::Stopped) => return,
             Err(Halt::Trouble(trouble)) => return core.damaged(trouble),

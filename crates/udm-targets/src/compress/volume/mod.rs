@@ -363,6 +363,7 @@ impl Volume {
         let unpacked = core.unpacked.borrow().memory_bytes();
         counters.memory_bytes = (parts + coder + unpacked + live.claimed_bytes) as u64;
         counters.is_checkpointing = live.map.frozen.is_some();
+        counters.is_cleaning = live.is_cleaning;
         counters.sequences = [log.last_sequence(), log.written(), log.durable];
         counters
     }

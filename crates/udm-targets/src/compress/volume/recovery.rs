@@ -464,6 +464,7 @@ fn build(
         space_retry: false,
         is_low: false,
         cleaning_asked: 0,
+        is_cleaning: false,
         dies_alone: true,
         clean_after: 0,
         is_out_of_space: false,

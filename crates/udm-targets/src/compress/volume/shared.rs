@@ -134,6 +134,8 @@ pub(super) struct Live {
     pub(super) is_low: bool,
     /// Segments that the host wants cleaned whatever the space.
     pub(super) cleaning_asked: u32,
+    /// The cleaner is at it.
+    pub(super) is_cleaning: bool,
     /// When it was cleaned last, segments died that nobody had cleaned, by overwrites in order.
     pub(super) dies_alone: bool,
     /// Cleaning was in vain: not again before so many record bytes were written.

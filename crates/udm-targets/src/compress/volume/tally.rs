@@ -99,6 +99,8 @@ pub struct Counters {
     pub memory_bytes: u64,
     /// A checkpoint is under way.
     pub is_checkpointing: bool,
+    /// Segments are being cleaned.
+    pub is_cleaning: bool,
     /// The last sequence appended, written and durable.
     pub sequences: [u64; 3],
 }

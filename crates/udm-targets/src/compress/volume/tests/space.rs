@@ -53,8 +53,8 @@ fn data_takes_hardly_more_than_its_codec_makes_of_it() {
 struct Overwriting {
     /// Live bytes, of those of all segments.
     fill: f64,
-    /// Of a byte written above, and what it is made of: payloads of users, of the cleaner, pages and
-    /// checkpoints, and of records tables, heads and rounding.
+    /// Of a byte written above, and what it is made of: payloads of users, of the cleaner, pages
+    /// and checkpoints, and of records tables, heads and rounding.
     below: f64,
     users: f64,
     cleaner: f64,
