@@ -47,6 +47,8 @@ const DEV_AT: usize = 40;
 const NAME_AT: usize = 48;
 const DATA_SIZE_MAX: usize = 1 << 30;
 const FLAG_UEVENT_GENERATED: u32 = 1 << 13;
+/// A live or an inactive table.
+const FLAGS_WITH_TABLE: u32 = 1 << 5 | 1 << 6;
 const FLAG_SECURE_DATA: u32 = 1 << 15;
 /// The part of a udev cookie that names its semaphore.
 const COOKIE_BASE: u32 = 0xffff;
@@ -307,7 +309,7 @@ pub(crate) enum Key<'a> {
     Minor(u32),
 }
 
-/// Looks a device up.
+/// Looks a device up. One without a table has no block device, as in the kernel: it is not there.
 pub(crate) fn find(variables: Variables<'_>, key: Key<'_>) -> Result<Found, Errno> {
     let mut header = vec![0; HEADER_LEN_BYTES];
     header[..4].copy_from_slice(&4_u32.to_ne_bytes());
@@ -328,6 +330,9 @@ pub(crate) fn find(variables: Variables<'_>, key: Key<'_>) -> Result<Found, Errn
         return Err(Errno::NOENT);
     }
     let bytes = base64::decode(&answer.data).ok_or(Errno::IO)?;
+    if word(&bytes, FLAGS_AT) & FLAGS_WITH_TABLE == 0 {
+        return Err(Errno::NOENT);
+    }
     let text = |at: usize, len: usize| {
         let field = bytes.get(at..at + len).unwrap_or_default();
         field.iter().copied().take_while(|byte| *byte != 0).collect()

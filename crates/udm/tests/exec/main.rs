@@ -12,6 +12,7 @@
 mod common;
 
 mod many;
+mod oracle;
 mod program;
 mod session;
 mod stats;

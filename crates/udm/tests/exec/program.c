@@ -34,6 +34,22 @@ static void readable(int fd, const char *when, int timeout_ms) {
   printf("%s: %s\n", when, poll(&polled, 1, timeout_ms) == 1 ? "readable" : "quiet");
 }
 
+/* Loads a table of eight sectors of zeros. */
+static void load(int fd, const char *name) {
+  struct {
+    struct dm_ioctl dm;
+    struct dm_target_spec spec;
+    char parameters[8];
+  } call_of;
+  memset(&call_of, 0, sizeof call_of);
+  call_of.dm = header(name);
+  call_of.dm.data_size = sizeof call_of;
+  call_of.dm.target_count = 1;
+  call_of.spec.length = 8;
+  strcpy(call_of.spec.target_type, "zero");
+  call(fd, "load", DM_TABLE_LOAD, &call_of.dm);
+}
+
 static void on_alarm(int number) { (void)number; }
 
 int main(void) {
@@ -77,6 +93,9 @@ int main(void) {
   dm = header("p");
   call(copy, "status", DM_DEV_STATUS, &dm);
   call(copy, "null", DM_DEV_STATUS, NULL);
+  int found = stat("/dev/mapper/p", &node);
+  printf("no table: %d %s\n", found, strerror(errno));
+  load(copy, "p");
   printf("node: %d", stat("/dev/mapper/p", &node));
   printf(" %u:%u block %d\n", major(node.st_rdev), minor(node.st_rdev), S_ISBLK(node.st_mode));
   int opened = open("/dev/mapper/p", O_RDONLY);
@@ -90,7 +109,7 @@ int main(void) {
   printf("wiped: %d\n", dm.name[0] == 0 && dm.data_size == 0);
   dm = header("");
   call(copy, "all", DM_REMOVE_ALL, &dm);
-  int found = stat("/dev/mapper/p", &node);
+  found = stat("/dev/mapper/p", &node);
   printf("gone: %d %s\n", found, strerror(errno));
   return 0;
 }

@@ -21,6 +21,8 @@ armed: quiet
 wait: Interrupted system call
 status: ok
 null: Bad address
+no table: -1 No such file or directory
+load: ok
 node: 0 254:0 block 1
 open: -1 No such device or address
 remove: ok
