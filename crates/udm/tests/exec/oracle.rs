@@ -5,9 +5,9 @@
 //! devices. Each case runs in a daemon of its own through `udm exec`. What differs has to stand in
 //! `tests/oracle/differences.txt` with its reason, and what stands there has to differ.
 //!
-//! The kernel's `/dev/ramN` (1:N) and `/dev/loopN` (7:N) are files here, `$RN` and `$LN` in the
-//! steps. A file has no number and is shown by its path, so the path is read as the number before
-//! comparing. Steps that do I/O on a node were left out when the cases were taken over, and cases
+//! The kernel's `/dev/ramN` (1:N), `/dev/loopN` (7:N) and SCSI disks (8:N) are files here, `$RN`,
+//! `$LN` and `$SN` in the steps. A file has no number: where a step gives one (`$S0N`) it gets the
+//! path, and where the path is shown it is read as the number before comparing. Steps that do I/O on a node were left out when the cases were taken over, and cases
 //! that cannot go on without them.
 //!
 //! The tricky case is a field that is not recorded: it is as after the step before.
@@ -81,6 +81,10 @@ fn replay(path: &Path) -> Vec<(String, String)> {
     let place = Place::new();
     let daemon = place.daemon(&["--lanes", "1"]);
     let mut disks: Vec<(String, String, String)> = Vec::new();
+    for (number, minor) in [0, 32, 16, 48].into_iter().enumerate() {
+        let path = place.file(&format!("disk-S{number}"), DISK_LEN_BYTES);
+        disks.push((format!("S{number}"), format!("8:{minor}"), path));
+    }
     for number in 0..DISKS {
         for (letter, major) in [("R", 1), ("L", 7)] {
             let path = place.file(&format!("disk-{letter}{number}"), DISK_LEN_BYTES);
@@ -93,7 +97,7 @@ fn replay(path: &Path) -> Vec<(String, String)> {
     let script = script.to_str().expect("UTF-8");
     let mut command = exec(&place, &["bash", script, &place.text("")]);
     for (variable, _, path) in &disks {
-        command.env(variable, path);
+        command.env(variable, path).env(format!("{variable}N"), path);
     }
     let ran = command.env("DMMAJ", "254").output().expect("ran");
     assert!(ran.status.success(), "{name}: {}", String::from_utf8_lossy(&ran.stderr));
