@@ -283,9 +283,13 @@ async fn checkpoint_if_moved(core: &Rc<Core>) -> Result<(), Halt> {
 async fn clean_batch(core: &Rc<Core>, need: Need, limit: usize) -> Result<usize, Halt> {
     let mut moved = 0;
     while moved < limit {
-        // One for the copies, one for the log to go on.
-        if core.live.borrow().segments.free_count() < 2 {
-            break;
+        {
+            let live = core.live.borrow();
+            let is_awaited = live.space_wanted > 0 && moved >= BATCH_URGENT_MAX;
+            // One for the copies, one for the log to go on.
+            if is_awaited || live.segments.free_count() < 2 {
+                break;
+            }
         }
         let Some(victim) = choose(core, need) else { break };
         match clean_segment(core, victim).await? {
