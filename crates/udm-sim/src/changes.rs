@@ -19,6 +19,7 @@ use crate::director::{Suspended, key};
 use crate::dress::{Dress, Inventor};
 use crate::layout::{Part, Spot};
 use crate::value::SECTOR_LEN;
+use crate::vault;
 use crate::volume::Volume;
 use udm_core::ErrorCode;
 use udm_core::lifecycle::{Reply, Request, StatusKind, SuspendOptions};
@@ -159,10 +160,16 @@ impl Volume {
         if self.stack.nodes[0].multi.is_some() {
             return;
         }
+        let is_vault = self.stack.vault().is_some();
         let old_parts = self.stack.nodes[0].parts.clone();
         let old_len = self.stack.nodes[0].len_sectors();
-        let grow = director.once_in(2);
-        if !(if grow { self.append_part() } else { self.cut_tail() }) {
+        let grow = director.once_in(2) || is_vault;
+        let has_changed = match grow {
+            true if is_vault => self.grow_vault(),
+            true => self.append_part(),
+            false => self.cut_tail(),
+        };
+        if !has_changed {
             return;
         }
         director.stage.get().tally.count(if grow { "grows begun" } else { "shrinks begun" });
@@ -235,6 +242,17 @@ impl Volume {
         let part = Inventor { rng, swarm, space: &mut space }.on_disks(units);
         self.stack.nodes[0].parts.extend(part.clone());
         part.is_some()
+    }
+
+    /// A compress volume grows to its table line. A shorter line hides the rest, and a longer one
+    /// shows it again, so they are not drawn.
+    fn grow_vault(&mut self) -> bool {
+        let blocks = self.director.stage.get().rng.u64(1..8);
+        let part = &mut self.stack.nodes[0].parts[0];
+        let len = part.len + blocks * vault::BLOCK_SECTORS;
+        let is_possible = len <= 2 * vault::BLOCKS_MAX * vault::BLOCK_SECTORS;
+        part.len = if is_possible { len } else { part.len };
+        is_possible
     }
 
     /// Drops the last part, if there is another.
@@ -355,10 +373,13 @@ impl Volume {
         let len = self.stack.nodes[node].len_sectors();
         let device = key(&self.stack.nodes[node].name);
         let sector = director.stage.get().rng.u64(0..len);
-        let words = vec!["release".to_owned()];
+        let words = match self.stack.vault() {
+            None => vec!["release".to_owned()],
+            Some(_) => vault::message(&mut director.stage.get().rng),
+        };
         let answer = director.control.ask(Request::Message { device, sector, words }).await;
         if let Err(error) = answer
-            && error.code() != ErrorCode::UnknownMessage
+            && !matches!(error.code(), ErrorCode::UnknownMessage | ErrorCode::Suspended)
         {
             director.violate(format!("a message was refused: {error}"));
         }

@@ -45,6 +45,8 @@ pub(crate) struct Disk {
     pub open_handles: u32,
     /// It can punch holes and zero ranges.
     pub fallocate: bool,
+    /// A compress volume lies on it: nobody can tell from outside what belongs where.
+    pub is_vault: bool,
     /// Bytes it does at once at the least: a short result is a multiple of it.
     pub unit_bytes: u64,
 }
@@ -63,6 +65,7 @@ impl Disk {
             owners: vec![None; sectors],
             open_handles: 0,
             fallocate,
+            is_vault: false,
             unit_bytes: 8,
         }
     }

@@ -15,6 +15,7 @@
 use crate::layout::{Below, Leg, Meaning, Node, Part, SpaceMap, Stack};
 use crate::state::Canary;
 use crate::swarm::Swarm;
+use crate::vault;
 use fastrand::Rng;
 use std::fmt::Write;
 use udm_types::Sector;
@@ -88,6 +89,11 @@ impl<'a> Dresser<'a> {
             Meaning::Error => self.line(part.len, "error"),
             Meaning::Linear(leg) => self.linear(stack, *leg, part.len),
             Meaning::Striped { chunk, legs } => self.striped(stack, *chunk, legs, part.len),
+            Meaning::Vault(disk) => {
+                self.dress.orderly = false;
+                let line = vault::line(*disk, self.rng);
+                self.line(part.len, &line);
+            }
         }
     }
 
@@ -176,6 +182,18 @@ impl<'a> Dresser<'a> {
     }
 }
 
+fn blank(name: String) -> Node {
+    Node {
+        name,
+        id: None,
+        parts: Vec::new(),
+        orderly: true,
+        window: None,
+        multi: None,
+        odd_sizes: false,
+    }
+}
+
 fn shown(stack: &Stack, leg: Leg) -> String {
     match leg.below {
         Below::Disk(disk) => format!("disk{disk} {}", leg.start),
@@ -202,6 +220,13 @@ impl Inventor<'_> {
         Some(stack)
     }
 
+    /// A compress volume on this disk.
+    pub(crate) fn vault(&mut self, name: &str, disk: usize) -> Stack {
+        let len = self.rng.u64(1..=vault::BLOCKS_MAX) * vault::BLOCK_SECTORS;
+        let parts = vec![Part { len, meaning: Meaning::Vault(disk) }];
+        Stack { nodes: vec![Node { parts, ..blank(format!("{name}n0")) }] }
+    }
+
     /// Adds a node of at least `least` sectors and what it stands on; returns its index.
     fn node(
         &mut self,
@@ -212,15 +237,7 @@ impl Inventor<'_> {
     ) -> Option<usize> {
         let index = stack.nodes.len();
         let own_name = format!("{name}n{index}");
-        stack.nodes.push(Node {
-            name: own_name,
-            id: None,
-            parts: Vec::new(),
-            orderly: true,
-            window: None,
-            multi: None,
-            odd_sizes: false,
-        });
+        stack.nodes.push(blank(own_name));
         if depth == 1 && self.rng.u32(0..4) != 0 && self.multipath(stack, index, least) {
             return Some(index);
         }

@@ -175,6 +175,9 @@ impl SimState {
 
     /// An operation may only touch what a table has given away, and a write must fit its place.
     fn check_place(&mut self, op: &DiskOp) {
+        if self.disks[op.disk].is_vault {
+            return;
+        }
         let first = op.offset_bytes / SECTOR_LEN as u64;
         let end = (op.offset_bytes + op.len_bytes).div_ceil(SECTOR_LEN as u64);
         for sector in first..end {

@@ -9,6 +9,9 @@
 //! Space on the disks comes from a [`SpaceMap`]. Space given back is not used again while
 //! operations that are older may still land in it (an abandoned write that hangs).
 //!
+//! A compress volume has no places that the world could know: its sectors are data without a spot,
+//! so what is read is judged, and what lies on its disk is not.
+//!
 //! The tricky case is a node used only in part by the node above: such sectors have no owner, and
 //! I/O that reaches them is a violation.
 
@@ -50,6 +53,8 @@ pub(crate) enum Meaning {
     Zero,
     /// Errors.
     Error,
+    /// A compress volume on a disk of its own: where a sector lies there is its own business.
+    Vault(usize),
 }
 
 /// A part of a node.
@@ -128,7 +133,7 @@ impl Part {
         match &self.meaning {
             Meaning::Linear(leg) => std::slice::from_ref(leg),
             Meaning::Striped { legs, .. } => legs,
-            Meaning::Zero | Meaning::Error => &[],
+            Meaning::Zero | Meaning::Error | Meaning::Vault(_) => &[],
         }
     }
 
@@ -147,6 +152,7 @@ impl Part {
             }
             Meaning::Zero => Err(Class::Zero),
             Meaning::Error => Err(Class::Error),
+            Meaning::Vault(_) => Err(Class::Data),
         }
     }
 }
@@ -177,6 +183,14 @@ impl Stack {
                 Err(class) => (class, None),
             })
             .unzip()
+    }
+
+    /// The disk of its compress volume, if it is one.
+    pub(crate) fn vault(&self) -> Option<usize> {
+        self.nodes[0].parts.iter().find_map(|part| match part.meaning {
+            Meaning::Vault(disk) => Some(disk),
+            Meaning::Linear(_) | Meaning::Striped { .. } | Meaning::Zero | Meaning::Error => None,
+        })
     }
 
     /// True if no live table of the stack changes the order of I/O.

@@ -36,6 +36,7 @@ mod swarm;
 mod tally;
 mod trace;
 mod value;
+mod vault;
 mod volume;
 mod weather;
 pub mod world;

@@ -286,7 +286,10 @@ impl SimState {
         // A path that owes somebody the report of a full disk may pay it much later: not drawn.
         let owed = op.path.is_some() && op.action == DiskAction::Write { durable: true };
         let full = self.strikes(rates.enospc) && is_write && !owed;
-        let errno = match (self.strikes(rates.eio), full) {
+        let struck = (self.strikes(rates.eio), full);
+        // A compress volume takes no write any more after an error; errors are the crash
+        // enumerator's.
+        let errno = match if self.disks[op.disk].is_vault { (false, false) } else { struck } {
             (true, _) => Some(("fault eio", EIO)),
             (false, true) => Some(("fault enospc", ENOSPC)),
             (false, false) => None,

@@ -179,7 +179,7 @@ impl SimState {
     /// Liveness: one path to each LUN lives from now on, all others are dead. `prefer` names paths
     /// in use.
     pub(crate) fn leave_one_path_each(&mut self, prefer: &[usize]) {
-        for disk in self.swarm.disks..self.disks.len() {
+        for disk in self.swarm.disks..self.swarm.disks + self.swarm.luns {
             let all = self.paths_to(disk);
             let used: Vec<usize> =
                 all.iter().copied().filter(|path| prefer.contains(path)).collect();

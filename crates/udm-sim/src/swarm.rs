@@ -125,6 +125,9 @@ pub(crate) struct Swarm {
     pub giving_up: bool,
     /// Longest time between two changes of the paths' health; 0 if they stay alive.
     pub weather_ms: u64,
+    /// The first volume is a compress device on a disk of its own. An abort would make it
+    /// read-only, so there are none in such a world.
+    pub compress: bool,
 }
 
 impl Swarm {
@@ -139,6 +142,7 @@ impl Swarm {
         let faults = draw_faults(rng);
         let load = draw_load(rng);
         let paths = draw_paths(rng);
+        let compress = rng.u32(0..8) == 0 && !races;
         Swarm {
             lanes: rng.usize(1..=4),
             block_sectors: if rng.u32(0..4) == 0 { 8 } else { 1 },
@@ -162,7 +166,7 @@ impl Swarm {
             resizes: resizes && !races,
             dead_tables: dead_tables && !races,
             suspends,
-            deadlines,
+            deadlines: deadlines && !compress,
             noflush,
             races,
             scratch,
@@ -174,6 +178,7 @@ impl Swarm {
             requests: paths.requests,
             giving_up: paths.giving_up,
             weather_ms: paths.weather_ms,
+            compress,
         }
     }
 }
@@ -219,6 +224,8 @@ impl Swarm {
             self.flakey = false;
             self.races = false;
             self.dead_tables = false;
+            // Nor is it heard on a disk that nobody can read.
+            self.compress = false;
         }
         match canary {
             Some(Canary::HoldForever) => self.suspends = true,
@@ -248,7 +255,7 @@ impl Swarm {
     /// Switches everything off but one feature (and the plain load).
     fn leave_only(&mut self, only: &str) {
         let on = |name: &str| name == only;
-        if !on("faults") && !on("multipath") {
+        if !on("faults") && !on("multipath") && !on("compress") {
             self.faults = FaultRates::default();
         }
         if on("multipath") {
@@ -260,6 +267,8 @@ impl Swarm {
         } else {
             self.luns = 0;
         }
+        self.compress = on("compress");
+        self.deadlines &= !self.compress;
         self.swaps &= on("swaps") || on("multipath");
         self.relayouts &= on("relayouts");
         self.resizes &= on("resizes");
@@ -273,6 +282,7 @@ impl Swarm {
         }
         match only {
             "swaps" => self.swaps = true,
+            "compress" => (self.swaps, self.suspends, self.resizes) = (true, true, true),
             "relayouts" => self.relayouts = true,
             "resizes" => self.resizes = true,
             "deaths" => self.dead_tables = true,
@@ -330,7 +340,8 @@ mod tests {
     #[test]
     fn every_switch_is_on_in_some_seeds_and_off_in_others() {
         type Switch = fn(&Swarm) -> bool;
-        let switches: [(&str, Switch); 16] = [
+        let switches: [(&str, Switch); 17] = [
+            ("compress", |swarm| swarm.compress),
             ("eio", |swarm| swarm.faults.eio > 0),
             ("short", |swarm| swarm.faults.short > 0),
             ("hang", |swarm| swarm.faults.hang > 0),

@@ -14,6 +14,7 @@ use crate::dress::{Dress, Inventor};
 use crate::layout::{Below, Part, Spot, Stack};
 use crate::load::{Crew, LoadActor, Task};
 use crate::value::SECTOR_LEN;
+use crate::vault;
 use std::cell::RefCell;
 use std::rc::Rc;
 use udm_core::lifecycle::{Reply, Request, SuspendOptions};
@@ -73,7 +74,19 @@ impl Volume {
             let ops = &state.ops;
             space.reclaim(|serial| ops.any_older_than(serial));
             let (rng, swarm) = (&mut state.rng, &state.swarm);
-            Inventor { rng, swarm, space: &mut space }.stack(&format!("v{index}r{round}"))?
+            let mut inventor = Inventor { rng, swarm, space: &mut space };
+            let name = format!("v{index}r{round}");
+            let vault = state.disks.iter().position(|disk| disk.is_vault && index == 0);
+            match vault {
+                None => inventor.stack(&name)?,
+                Some(disk) => {
+                    let stack = inventor.vault(&name, disk);
+                    let len_sectors = stack.nodes[0].len_sectors();
+                    vault::format(&mut state.disks[disk], len_sectors, &mut state.rng);
+                    state.tally.count("compress volumes");
+                    stack
+                }
+            }
         };
         let mut volume = Volume::over(director, index, stack);
         for node in (0..volume.stack.nodes.len()).rev() {

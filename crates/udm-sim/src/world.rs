@@ -29,7 +29,7 @@ use crate::state::{Canary, Phase, SimState, Stage};
 use crate::swarm::Swarm;
 use crate::tally::Tally;
 use crate::trace::Trace;
-use crate::{side, volume, weather};
+use crate::{side, vault, volume, weather};
 use fastrand::Rng;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -126,6 +126,9 @@ fn draw_state(scenario: &Scenario) -> SimState {
         let len = rng.u64(24..160) * block;
         paths.extend((0..swarm.paths_each).map(|_| Path::new(disks.len(), len)));
         disks.push(Disk::new(len, swarm.fallocate));
+    }
+    if swarm.compress {
+        disks.push(vault::disk(swarm.fallocate));
     }
     let lanes = (0..swarm.lanes).map(|_| LaneIo::new()).collect();
     let mut trace = Trace::new(scenario.trace);
@@ -240,7 +243,8 @@ impl World {
         let lowers = make_lowers(&mut state);
         let swarm = state.swarm.clone();
         let units = (state.disks[0].len_sectors() / swarm.block_sectors) as usize;
-        let luns = state.disks.iter().skip(swarm.disks).map(Disk::len_sectors).collect();
+        let luns = state.disks.iter().skip(swarm.disks).take(swarm.luns);
+        let luns = luns.map(Disk::len_sectors).collect();
         let space = SpaceMap::new(swarm.disks, units, swarm.block_sectors).with_luns(luns);
         let stage = Stage::new(state);
         let (engines, coordinator) = make_engines(&stage);

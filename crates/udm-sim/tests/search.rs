@@ -58,6 +58,7 @@ fn a_short_search_breaks_no_promise_and_leaves_nothing_out() {
         "suspend noflush",
         "suspend given up",
         "suspends that may abort",
+        "compress volumes",
         "swaps",
         "relayouts",
         "grows",

@@ -40,6 +40,17 @@ pub(super) async fn flush(core: &Rc<Core>) -> Status {
     commit(core, sequence).await
 }
 
+/// Waits until no commit is under way or to come, not even for a flush that was taken back.
+pub(super) async fn wait_idle(core: &Rc<Core>) {
+    core.durable
+        .until(|| {
+            let live = core.live.borrow();
+            let is_served = live.wanted <= live.log.durable || live.log.is_broken;
+            is_served && !live.is_committing
+        })
+        .await;
+}
+
 /// Waits until everything up to `sequence` is written.
 pub(super) async fn wait_written(core: &Rc<Core>, sequence: u64) -> Status {
     core.written
@@ -126,7 +137,11 @@ pub(super) async fn committer(core: Rc<Core>) {
         }
         if core.port.options.has_volatile_cache {
             add(&core.port.tally.commits, 1);
-            if let Err(error) = core.port.disk.flush().await {
+            core.live.borrow_mut().is_committing = true;
+            let flushed = core.port.disk.flush().await;
+            core.live.borrow_mut().is_committing = false;
+            core.durable.notify();
+            if let Err(error) = flushed {
                 core.break_log(Trouble::Disk(error));
                 continue;
             }

@@ -408,9 +408,11 @@ async fn serve_inner(core: &Rc<Core>, request: &Request) -> Status {
 async fn stop(core: Rc<Core>, flush: bool) {
     if flush {
         commit::flush(&core).await;
-        return;
+    } else {
+        core.seal();
+        let sealed = core.live.borrow().log.sealed();
+        commit::wait_written(&core, sealed).await;
     }
-    core.seal();
-    let sealed = core.live.borrow().log.sealed();
-    commit::wait_written(&core, sealed).await;
+    // Who wanted a commit may have been taken back; what it began is still the volume's.
+    commit::wait_idle(&core).await;
 }

@@ -457,6 +457,7 @@ fn build(
         locks: Vec::new(),
         claimed_bytes: 0,
         wanted: 0,
+        is_committing: false,
         checkpoints_asked: 0,
         checkpoints_done: 0,
         is_stopping: true,

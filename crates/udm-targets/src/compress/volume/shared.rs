@@ -121,6 +121,8 @@ pub(super) struct Live {
     pub(super) claimed_bytes: usize,
     /// The sequence that somebody wants durable.
     pub(super) wanted: u64,
+    /// A flush of the disk is under way for it.
+    pub(super) is_committing: bool,
     /// Checkpoints asked for, and done.
     pub(super) checkpoints_asked: u64,
     pub(super) checkpoints_done: u64,

@@ -351,3 +351,24 @@ fn a_group_that_was_cut_at_a_commit_is_dropped_and_no_damage() {
     assert_eq!(world.read(0, BLOCK), Ok(data(1, 2)));
     assert_eq!(world.read(BLOCK, BLOCK), Ok(alloc::vec![0; BLOCK as usize]));
 }
+
+#[test]
+fn a_stop_waits_for_the_flush_of_somebody_who_was_taken_back() {
+    let mut world = World::small();
+    world.stalls_flushes = true;
+    let mut flushes = alloc::vec::Vec::new();
+    for tag in 1..3 {
+        assert_eq!(world.write(0, &data(1, tag)), Status::Ok);
+        flushes.push(world.submit_op(Op::Flush, 0, 0));
+        world.run();
+    }
+    assert!(flushes.iter().all(|ticket| world.volume.take_back(*ticket)));
+    world.volume.request_stop(false);
+    world.run();
+    assert!(!world.volume.is_stopped(), "a flush is on its way below");
+    world.stalls_flushes = false;
+    world.run();
+    assert!(world.volume.is_stopped());
+    world.volume.start();
+    assert_eq!(world.flush(), Status::Ok);
+}

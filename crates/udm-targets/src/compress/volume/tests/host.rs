@@ -86,6 +86,8 @@ pub(super) struct World {
     pub(super) budget: u64,
     /// Operations are taken and not done.
     pub(super) is_stalled: bool,
+    /// Flushes are taken and not done.
+    pub(super) stalls_flushes: bool,
     /// Writes from this offset on are taken and not done.
     pub(super) stall_writes_from: Option<u64>,
     taken: VecDeque<DiskOp>,
@@ -138,6 +140,7 @@ impl World {
             script: None,
             budget: u64::MAX,
             is_stalled: false,
+            stalls_flushes: false,
             stall_writes_from: None,
             taken: VecDeque::new(),
             options,
@@ -182,8 +185,12 @@ impl World {
 
     fn next_taken(&mut self) -> Option<DiskOp> {
         let from = self.stall_writes_from.unwrap_or(u64::MAX);
-        let is_held =
-            |op: &DiskOp| matches!(op.kind, DiskOpKind::Write { .. }) && op.offset_bytes >= from;
+        let stalls_flushes = self.stalls_flushes;
+        let is_held = |op: &DiskOp| match op.kind {
+            DiskOpKind::Write { .. } => op.offset_bytes >= from,
+            DiskOpKind::Flush => stalls_flushes,
+            DiskOpKind::Read | DiskOpKind::Discard => false,
+        };
         let (held, free): (VecDeque<_>, VecDeque<_>) =
             self.taken.drain(..).partition(|op| is_held(op));
         self.taken = free;
