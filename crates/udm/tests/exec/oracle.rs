@@ -7,8 +7,9 @@
 //!
 //! The kernel's `/dev/ramN` (1:N), `/dev/loopN` (7:N) and SCSI disks (8:N) are files here, `$RN`,
 //! `$LN` and `$SN` in the steps. A file has no number: where a step gives one (`$S0N`) it gets the
-//! path, and where the path is shown it is read as the number before comparing. Steps that do I/O on a node were left out when the cases were taken over, and cases
-//! that cannot go on without them.
+//! path, and where the path is shown it is read as the number before comparing. Steps that do I/O
+//! on a node were left out when the cases were taken over, and cases that cannot go on without
+//! them.
 //!
 //! The tricky case is a field that is not recorded: it is as after the step before.
 
