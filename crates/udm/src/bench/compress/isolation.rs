@@ -6,7 +6,7 @@
 //! the second idle and with the second stalled, turn after turn.
 //!
 //! Rules. When the disk goes on, every I/O of the stalled volume has to end well. The tricky case
-//! is a stall that is none yet: the measurement begins when the disk holds I/O.
+//! is a stall that is none yet: the measurement begins when the other one's buffers are full.
 
 use super::super::BenchError;
 use super::bed::{Bed, Volume};
@@ -59,7 +59,7 @@ pub(super) fn isolation(rig: &Rig<'_>, rounds: u32) -> Result<Isolation, BenchEr
         other.stall()?;
         order.seed = round.into();
         let pass = other.start(order.clone());
-        wait_until_held(&other)?;
+        wait_until_stalled(&other, &stalled)?;
         let beside = measure(rig, &free)?;
         told.held = other.held()?;
         other.go_on()?;
@@ -96,11 +96,19 @@ fn write_order(rig: &Rig<'_>, volume: &Volume<'_>) -> PassOrder {
     PassOrder { places: Places::Uniform, ..order }
 }
 
-fn wait_until_held(bed: &Bed) -> Result<(), BenchError> {
+/// Waits until the disk holds I/O and the volume has taken nothing more for a while: what it
+/// compresses until its buffers are full is not the stall.
+fn wait_until_stalled(bed: &Bed, volume: &Volume<'_>) -> Result<(), BenchError> {
+    /// Looks without a change, a millisecond apart.
+    const QUIET_LOOKS: u32 = 50;
     let begin = Instant::now();
-    while bed.held()? == 0 {
+    let (mut seen, mut quiet) = ((0, String::new()), 0);
+    while quiet < QUIET_LOOKS {
+        let now = (bed.held()?, volume.status(0)?);
+        quiet = if now.0 > 0 && now == seen { quiet + 1 } else { 0 };
+        seen = now;
         if begin.elapsed() > STALL_MAX {
-            return Err("the disk holds nothing".into());
+            return Err("the disk holds nothing, or the volume goes on".into());
         }
         std::thread::park_timeout(Duration::from_millis(1));
     }
