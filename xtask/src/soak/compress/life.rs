@@ -28,9 +28,9 @@ use std::time::Duration;
 
 /// Name of the device.
 pub(super) const DEVICE: &str = "volume";
-/// The disk: small, so that the log goes round and round; and how far it grows.
-pub(super) const DISK_BYTES: u64 = 28 << 20;
-const DISK_BYTES_MAX: u64 = 34 << 20;
+/// The disk: small, so that the cleaner works all the time; and how far it grows.
+pub(super) const DISK_BYTES: u64 = 24 << 20;
+const DISK_BYTES_MAX: u64 = 30 << 20;
 /// The device: larger than its disk; and how far it grows.
 pub(super) const LEN_SECTORS: u64 = (36 << 20) / 512;
 const LEN_SECTORS_MAX: u64 = (48 << 20) / 512;
