@@ -324,7 +324,8 @@ impl Geometry {
 
     /// The logical size that can always be filled, with data that does not compress.
     pub fn guaranteed_blocks(&self) -> u64 {
-        let usable = self.segment_limit() - self.reserve_segments;
+        // The open segment and the one behind it are never full.
+        let usable = self.segment_limit().saturating_sub(self.reserve_segments + 2);
         let blocks = usable.saturating_mul(self.raw_blocks_of_segment());
         (blocks.saturating_mul(GUARANTEED_PERCENT) / 100).clamp(1, self.logical_limit_blocks())
     }

@@ -7,6 +7,7 @@ mod basics;
 mod cleaning;
 mod crashes;
 mod faults;
+mod fits;
 mod host;
 mod plain;
 mod reads;
