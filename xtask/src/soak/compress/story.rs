@@ -1,7 +1,7 @@
 //! The story: one life after the other, each ended by a crash, each crash judged.
 //!
-//! Between two lives the disk is a file. A life over the recorded disk takes it into memory and puts
-//! what is left of it into the next file; a life over the file has it below directly.
+//! Between two lives the disk is a file. A life over the recorded disk takes it into memory and
+//! puts what is left of it into the next file; a life over the file has it below directly.
 //!
 //! Rules. A life ends in one of three ways (`End`), and what it leaves is the truth: the judge
 //! looks at a copy of it, and the next life looks again, through the device and the kernel. A life
