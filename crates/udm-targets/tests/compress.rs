@@ -155,6 +155,42 @@ fn the_volume_grows_to_the_line_under_load_and_shrinks_when_told() {
 }
 
 #[test]
+fn the_volume_leaves_the_end_of_its_device_when_told_and_the_device_can_be_cut() {
+    let mut world = world();
+    let dm = world.create("t", "0 2048 compress d0");
+    for sector in (0..2048).step_by(64) {
+        assert_eq!(world.io(dm, Io::write(sector, noise(64, sector))).status, Status::Ok);
+    }
+    let refused = world.message(dm, 0, &["shrink_disk", "4400"]);
+    assert_eq!(refused.map_err(|error| error.code()), Ok(None), "there is room for that");
+    world.settle();
+    assert_eq!(number(&mut world, dm, "device_sectors"), 4400);
+    let error = world.message(dm, 0, &["shrink_disk", "1000"]).expect_err("too small");
+    assert_eq!(error.code(), ErrorCode::VolumeSizes);
+    assert!(error.to_string().contains("to 4400 sectors"), "{error}");
+    // A new table leaves the rest of the device alone, so that nobody loses data by cutting it.
+    world.swap(dm, "0 2048 compress d0 2 compressor zstd", false);
+    assert_eq!(number(&mut world, dm, "device_sectors"), 4400);
+    world.suspend(dm, false);
+    world.lower("d0").set_len_sectors(4400);
+    world.load(dm, "0 2048 compress d0");
+    world.resume(dm);
+    for sector in (0..2048).step_by(64) {
+        assert!(world.io(dm, Io::read(sector, 64)).bytes == noise(64, sector));
+    }
+    // The device grows again: the volume when it is told.
+    world.lower("d0").set_len_sectors(DEVICE_SECTORS);
+    world.swap(dm, "0 2048 compress d0", false);
+    assert_eq!(number(&mut world, dm, "device_sectors"), 4400);
+    assert!(world.message(dm, 0, &["grow_disk"]).is_ok());
+    world.settle();
+    assert_eq!(number(&mut world, dm, "device_sectors"), DEVICE_SECTORS);
+    assert_eq!(world.io(dm, Io::read(0, 64)).bytes, noise(64, 0));
+    world.assert_quiet();
+    assert_clean(world.lower("d0"));
+}
+
+#[test]
 fn a_line_longer_than_the_volume_can_become_is_refused() {
     let mut world = world();
     let dm = world.create_empty("t");

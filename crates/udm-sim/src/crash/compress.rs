@@ -50,6 +50,9 @@ pub(crate) struct Compress {
     volume: Volume,
     is_told_to_stop: bool,
     alarm: Option<String>,
+    /// A resize that did not begin.
+    refused: Option<ResizeFault>,
+    first_disk_bytes: u64,
 }
 
 impl CrashSubject for Compress {
@@ -125,7 +128,8 @@ impl CrashSubject for Compress {
 
     fn open(setup: &CompressSetup, disk: Disk, now: Nanos) -> Compress {
         let volume = Volume::open(disk, setup.options.clone(), now);
-        Compress { volume, is_told_to_stop: false, alarm: None }
+        let first_disk_bytes = setup.shape.disk_len_bytes;
+        Compress { volume, is_told_to_stop: false, alarm: None, refused: None, first_disk_bytes }
     }
 
     fn standing(&self) -> Standing {
@@ -150,6 +154,7 @@ impl CrashSubject for Compress {
             Order::Checkpoint => self.volume.checkpoint(),
             Order::Clean(segments) => self.volume.gc(segments),
             Order::Scrub => self.volume.scrub(),
+            Order::Resize { len_bytes: None, grows_to_disk: false } => self.shrink_disk(),
             Order::Resize { len_bytes, grows_to_disk } => {
                 self.volume.resize(Sizes { logical_bytes: len_bytes, grows_to_disk });
             }
@@ -194,12 +199,17 @@ impl CrashSubject for Compress {
     }
 
     fn next_resized(&mut self) -> Option<Result<(), Unresized>> {
-        let outcome = self.volume.next_resized()?;
+        let outcome = self.refused.take().map(Err).or_else(|| self.volume.next_resized())?;
         Some(outcome.map_err(|fault| match fault {
-            ResizeFault::NoRoomForMap | ResizeFault::Failed(Status::NoSpace) => Unresized::NoRoom,
+            ResizeFault::NoRoomForMap
+            | ResizeFault::NoRoom
+            | ResizeFault::Disk { .. }
+            | ResizeFault::Failed(Status::NoSpace) => Unresized::NoRoom,
             ResizeFault::NotServing
             | ResizeFault::Busy
             | ResizeFault::Logical { .. }
+            | ResizeFault::Stuck
+            | ResizeFault::GivenUp
             | ResizeFault::DiskTooLarge
             | ResizeFault::Failed(_) => Unresized::Failed(fault.to_string()),
         }))
@@ -238,6 +248,13 @@ impl CrashSubject for Compress {
             true => Ok(()),
             false => Err(format!("{:?}", report.findings)),
         }
+    }
+}
+
+impl Compress {
+    /// Begins to use no more of the disk than the workload needs.
+    fn shrink_disk(&mut self) {
+        self.refused = self.volume.shrink_disk(self.first_disk_bytes).err();
     }
 }
 

@@ -42,7 +42,8 @@ pub(crate) enum Action {
     Jump { millis: u64, forward: bool },
     /// Order a scrub.
     Scrub,
-    /// Give the device another size, and the disk below so many bytes more.
+    /// Give the device another size, and the disk below so many bytes more; with neither, let it
+    /// use no more of the disk than it had at first.
     Resize { len: Option<usize>, disk_bytes: u64 },
 }
 
@@ -204,6 +205,9 @@ impl Mood {
 
 /// Another size above, more below, or both.
 fn resize(shape: &Shape, device_len: &mut usize, rng: &mut Rng) -> Action {
+    if rng.u32(0..3) == 0 {
+        return Action::Resize { len: None, disk_bytes: 0 };
+    }
     let grows = rng.u64(0..6);
     let disk_bytes = if rng.bool() { grows * shape.growth_bytes } else { 0 };
     if disk_bytes > 0 && rng.bool() {

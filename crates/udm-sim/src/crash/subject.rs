@@ -58,7 +58,8 @@ pub(crate) enum Order {
     Clean(u32),
     /// Read and verify everything, in the background.
     Scrub,
-    /// Have another size, use all of the disk, or both.
+    /// Have another size, use all of the disk, or both; with neither, use no more of the disk than
+    /// it had at first.
     Resize {
         /// The size of the device, or as it is.
         len_bytes: Option<u64>,

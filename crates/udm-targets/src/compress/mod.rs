@@ -2,7 +2,7 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | `args`, `table`, `status` | its table line, what the core is told of it, its status |
+//! | `args`, `table`, `status`, `message` | its line, what the core is told, status, messages |
 //! | `target` | binds a volume to the lanes of the engine |
 //! | [`codec`] | compressing and decompressing one extent |
 //! | [`format`] | what lies on the disk, both ways between bytes and values |
@@ -17,6 +17,7 @@ mod args;
 pub mod codec;
 pub mod format;
 pub mod fuzz;
+mod message;
 mod status;
 mod table;
 mod target;

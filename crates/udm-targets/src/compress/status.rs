@@ -12,10 +12,11 @@
 //! Rules. Only the home lane counts, so a sum over the lanes is its numbers. The tricky case is the
 //! mode, which is a word and not a number: it travels as one.
 
-use super::volume::{Counters, State, Trouble, Volume};
+use super::volume::{Counters, ResizeFault, State, Trouble, Volume};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use udm_types::SECTOR_BYTES;
 
 const COUNTERS: usize = 11;
 
@@ -76,13 +77,16 @@ pub(super) fn print(counters: &[u64]) -> String {
     )
 }
 
-/// The answer to `stats`: `NAME NUMBER` pairs, and at the end why it does not do everything.
-pub(super) fn stats(volume: &Volume) -> String {
+/// The answer to `stats`: `NAME NUMBER` pairs, and at the end how the last resize failed and why it
+/// does not do everything.
+pub(super) fn stats(volume: &Volume, resize_fault: Option<ResizeFault>) -> String {
     let counters = volume.counters();
     let counts = &counters.counts;
     let pairs = [
         ("logical_blocks", counters.logical_blocks),
         ("used_bytes", counters.used_bytes),
+        ("device_sectors", counters.disk_bytes / SECTOR_BYTES),
+        ("shrinking_to_sectors", counters.shrinking_to_bytes / SECTOR_BYTES),
         ("read_bytes", counts.read_bytes),
         ("data_reads", counts.data_reads),
         ("page_reads", counts.page_reads),
@@ -101,6 +105,9 @@ pub(super) fn stats(volume: &Volume) -> String {
     let words: Vec<String> =
         pairs.iter().map(|(name, number)| format!("{name} {number}")).collect();
     let mut text = words.join(" ");
+    if let Some(fault) = resize_fault {
+        text += &format!(" resize {fault}");
+    }
     match volume.state() {
         State::Serving | State::Recovering => {}
         State::ReadOnly(trouble) => text += &format!(" trouble read-only: {trouble}"),

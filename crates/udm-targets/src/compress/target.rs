@@ -24,6 +24,7 @@
 
 use super::args::{Line, fits};
 use super::format::BLOCK_BYTES;
+use super::message::{Order, cannot_shrink};
 use super::status;
 use super::volume::{Event, Request, ResizeFault, Sizes, State, Volume};
 use alloc::format;
@@ -59,6 +60,8 @@ pub(super) struct Compress {
     /// From `presuspend` to `resume`.
     is_suspending: bool,
     is_out_of_space: bool,
+    /// How the last resize by message ended, if not well.
+    resize_fault: Option<ResizeFault>,
     timer_at: Option<Nanos>,
 }
 
@@ -91,6 +94,7 @@ impl Compress {
             stage: Stage::Idle,
             is_suspending: false,
             is_out_of_space: false,
+            resize_fault: None,
             timer_at: None,
         }
     }
@@ -109,6 +113,7 @@ impl Compress {
         let options = self.line.options.clone();
         self.volume = Some(Volume::open(self.disk.clone(), options, cx.now()));
         self.is_out_of_space = false;
+        self.resize_fault = None;
         self.timer_at = None;
         cx.want_turn();
     }
@@ -176,11 +181,11 @@ impl Compress {
     /// Takes out what the volume has to say.
     fn drain(&mut self, cx: &mut TargetCx<'_>) {
         if self.stage == Stage::Running {
-            // The end of a shrink: its size is in `stats`, and a fault left everything as it was.
+            // The end of a resize by message: sizes are in `stats`, and so is a fault, which left
+            // everything as it was.
             while let Some(outcome) = self.volume.as_mut().and_then(Volume::next_resized) {
-                if outcome.is_err() {
-                    cx.raise_event();
-                }
+                self.resize_fault = outcome.err();
+                cx.raise_event();
             }
         }
         while let Some(op) = self.disk.next_op() {
@@ -257,13 +262,16 @@ impl Compress {
         let missing = self.missing_sectors(cx);
         let Some(volume) = &mut self.volume else { return };
         let Some(superblock) = volume.superblock() else { return };
-        if let Err(error) = fits(&self.line.device, superblock) {
+        if let Err(error) = fits(&self.line.device, &superblock) {
             return self.ready(Err(error), cx);
         }
-        let have_bytes = superblock.geometry.device_bytes;
-        let can_grow = matches!(volume.state(), State::Serving);
-        let grows_to_disk = can_grow
-            && self.line.device.len_sectors * SECTOR_BYTES >= have_bytes + GROWTH_MIN_BYTES;
+        let geometry = &superblock.geometry;
+        // It also grows if a crash ended a shrink before anybody was told that it was done.
+        let is_larger = self.line.device.len_sectors * SECTOR_BYTES
+            >= geometry.device_bytes + GROWTH_MIN_BYTES
+            || volume.counters().segments < geometry.segment_limit();
+        let can_grow = matches!(volume.state(), State::Serving) && !superblock.is_sized;
+        let grows_to_disk = can_grow && is_larger;
         if missing == 0 && !grows_to_disk {
             return self.ready(Ok(()), cx);
         }
@@ -421,37 +429,31 @@ impl Target for Compress {
         cx: &mut TargetCx<'_>,
     ) -> Result<Option<String>, UserError> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let segments = match words.as_slice() {
-            ["checkpoint" | "scrub" | "stats" | "shrink"] => 0,
-            ["gc", count] => match count.parse::<u32>() {
-                Ok(count) if count > 0 => count,
-                Ok(_) | Err(_) => {
-                    let text = format!("gc takes a number of segments, not '{count}'");
-                    return Err(UserError::new(ErrorCode::BadMessage, text));
-                }
-            },
-            other => {
-                let words: Vec<String> = other.iter().map(|&word| word.into()).collect();
-                return Err(UserError::unknown_message(&words));
-            }
-        };
+        let order = Order::parse(&words)?;
         let Some(volume) = &mut self.volume else { return Ok(None) };
-        if words == ["stats"] {
-            return Ok(Some(status::stats(volume)));
+        if order == Order::Stats {
+            return Ok(Some(status::stats(volume, self.resize_fault)));
         }
         if self.stage != Stage::Running {
             let text = "the device is suspended: there is no work in the background";
             return Err(UserError::new(ErrorCode::Suspended, text));
         }
-        match words[0] {
-            "gc" => volume.gc(segments),
-            "scrub" => volume.scrub(),
-            "shrink" => {
+        match order {
+            Order::Gc(segments) => volume.gc(segments),
+            Order::Scrub => volume.scrub(),
+            Order::Shrink => {
                 let len_bytes = (cx.len_sectors() * SECTOR_BYTES).next_multiple_of(BLOCK_BYTES);
                 let logical_bytes = Some(len_bytes);
                 volume.resize(Sizes { logical_bytes, grows_to_disk: false });
             }
-            _ => volume.checkpoint(),
+            Order::ShrinkDisk(sectors) => {
+                let bytes = sectors.saturating_mul(SECTOR_BYTES);
+                volume.shrink_disk(bytes).map_err(cannot_shrink)?;
+            }
+            Order::StopShrinking => volume.stop_shrinking(),
+            Order::GrowDisk => volume.resize(Sizes { logical_bytes: None, grows_to_disk: true }),
+            Order::Checkpoint => volume.checkpoint(),
+            Order::Stats => {}
         }
         cx.want_turn();
         Ok(None)

@@ -50,11 +50,14 @@ struct RawOwn {
     codec: u8,
     level: i8,
     extent_blocks: u8,
-    zero: u8,
+    flags: u8,
     reserve_segments: U64,
     segment_pages: U64,
 }
 const _: () = assert!(size_of::<RawOwn>() == 120 - 60);
+
+/// Flag: the device size was asked for ([`Superblock::is_sized`]).
+const FLAG_SIZED: u8 = 1;
 
 /// What a table line that does not say otherwise gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,9 @@ pub struct Superblock {
     pub geometry: Geometry,
     /// Defaults for its users.
     pub defaults: Defaults,
+    /// The volume was made smaller than its device on purpose: it does not grow by itself, since
+    /// the device is going to be cut.
+    pub is_sized: bool,
 }
 
 /// Why a whole superblock cannot be used.
@@ -87,7 +93,7 @@ pub enum SuperblockFault {
     Version(u32),
     /// Features that are not known here: `(read-only compatible, incompatible)`.
     Features(u64, u64),
-    /// Blocks of another size, or an unknown default codec.
+    /// Blocks of another size, an unknown default codec or flag.
     Fields,
     /// An impossible geometry.
     Geometry(GeometryFault),
@@ -138,7 +144,8 @@ impl Superblock {
         let (raw, _zero) =
             RawOwn::read_from_prefix(image.own()).map_err(|_short| SuperblockFault::Fields)?;
         let codec = Codec::from_number(raw.codec).ok_or(SuperblockFault::Fields)?;
-        if raw.block_shift != BLOCK_SHIFT || image.generation() >= 1 << 63 {
+        let is_known = raw.block_shift == BLOCK_SHIFT && raw.flags & !FLAG_SIZED == 0;
+        if !is_known || image.generation() >= 1 << 63 {
             return Err(SuperblockFault::Fields);
         }
         let geometry = Geometry {
@@ -161,6 +168,7 @@ impl Superblock {
             generation: image.generation(),
             geometry,
             defaults: Defaults { codec, level: raw.level },
+            is_sized: raw.flags & FLAG_SIZED != 0,
         })
     }
 
@@ -185,7 +193,7 @@ impl Superblock {
             codec: self.defaults.codec.number(),
             level: self.defaults.level,
             extent_blocks: geometry.extent_blocks,
-            zero: 0,
+            flags: if self.is_sized { FLAG_SIZED } else { 0 },
             reserve_segments: geometry.reserve_segments.into(),
             segment_pages: geometry.segment_pages.into(),
         };
@@ -236,7 +244,7 @@ impl fmt::Display for SuperblockFault {
             SuperblockFault::Features(read_only, incompatible) => {
                 write!(f, "features {read_only:#x}/{incompatible:#x} are not known here")
             }
-            SuperblockFault::Fields => f.write_str("block size or codec is not known here"),
+            SuperblockFault::Fields => f.write_str("block size, codec or a flag is not known here"),
             SuperblockFault::Geometry(fault) => write!(f, "impossible geometry: {fault}"),
         }
     }
@@ -266,6 +274,7 @@ pub(crate) mod tests {
             generation: 1,
             geometry: Geometry::plan(256 << 10, Some(20 * 4096), &shape).expect("fits"),
             defaults: Defaults { codec: Codec::Zstd, level: -3 },
+            is_sized: true,
         }
     }
 
@@ -277,7 +286,7 @@ pub(crate) mod tests {
         // The offsets that other programs may know by heart.
         let bytes = image.as_bytes();
         assert_eq!((&bytes[..8], bytes[12], bytes[60], bytes[62]), (&MAGIC[..], 1, 12, 14));
-        assert_eq!((bytes[100], bytes[101] as i8, bytes[102]), (2, -3, 2));
+        assert_eq!((bytes[100], bytes[101] as i8, bytes[102], bytes[103]), (2, -3, 2, 1));
         assert_eq!(bytes[64..72], (256_u64 << 10).to_le_bytes());
     }
 
@@ -297,6 +306,7 @@ pub(crate) mod tests {
         assert_eq!(with_byte(48, 1), Err(SuperblockFault::Features(0, 1)));
         assert_eq!(with_byte(60, 13), Err(SuperblockFault::Fields));
         assert_eq!(with_byte(100, 7), Err(SuperblockFault::Fields));
+        assert_eq!(with_byte(103, 2), Err(SuperblockFault::Fields));
         assert!(matches!(with_byte(62, 40), Err(SuperblockFault::Geometry(_))));
     }
 

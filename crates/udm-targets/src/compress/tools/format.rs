@@ -72,6 +72,7 @@ pub fn plan(device_bytes: u64, request: &FormatRequest) -> Result<Plan, ToolErro
         generation: 1,
         geometry,
         defaults: request.defaults,
+        is_sized: false,
     };
     Ok(Plan { superblock, logical_blocks, guaranteed_blocks })
 }

@@ -312,8 +312,13 @@ async fn finish_writes(writes: Vec<DiskFuture>) -> Result<(), Halt> {
 
 /// Writes the pages of the segment table that differ from what they were.
 async fn merge_segments(core: &Rc<Core>, merge: &mut Merge) -> Result<(), Halt> {
-    let count = core.live.borrow().segments.count();
+    let count = merge.segment_count(core);
     let pages = u64::from(count).div_ceil(SEGMENT_ENTRIES);
+    // Those behind a cut are empty, and their pages are given up with them.
+    for page in pages..merge.segment_sums.len() as u64 {
+        merge.slots.set(page, None);
+    }
+    merge.segment_sums.truncate(pages as usize);
     let mut writes: Vec<DiskFuture> = Vec::new();
     for page in 0..pages {
         let mut image = segment_page(core, merge, page);
@@ -351,7 +356,7 @@ fn segment_page(core: &Core, merge: &mut Merge, page: u64) -> Vec<u8> {
     let mut image = alloc::vec![0; PAGE_BYTES];
     let body = &mut image[PAGE_HEAD_BYTES..];
     let first = page * SEGMENT_ENTRIES;
-    let end = (first + SEGMENT_ENTRIES).min(live.segments.count().into());
+    let end = (first + SEGMENT_ENTRIES).min(merge.segment_count_in(&live).into());
     for segment in first..end {
         let index = (segment - first) as usize;
         let segment = segment as u32;
@@ -477,6 +482,16 @@ async fn forget(changes: Option<Rc<Delta>>) {
 }
 
 impl Merge {
+    /// Segments of the table: those there are, or that will be left of them.
+    fn segment_count(&self, core: &Core) -> u32 {
+        self.segment_count_in(&core.live.borrow())
+    }
+
+    fn segment_count_in(&self, live: &super::shared::Live) -> u32 {
+        let count = live.segments.count();
+        self.resizing.as_ref().map_or(count, |resizing| resizing.segments.min(count))
+    }
+
     /// Where pages lie from this checkpoint on.
     fn regions(&self, core: &Core) -> PageRegions {
         match &self.resizing {

@@ -338,7 +338,7 @@ fn choose(core: &Core, need: Need) -> Option<u32> {
 }
 
 /// How cleaning a segment ended.
-enum Cleaned {
+pub(super) enum Cleaned {
     Whole,
     /// Something live could not be read.
     Damaged,
@@ -347,7 +347,7 @@ enum Cleaned {
 }
 
 /// Copies everything live out of a segment.
-async fn clean_segment(core: &Rc<Core>, victim: u32) -> Result<Cleaned, Halt> {
+pub(super) async fn clean_segment(core: &Rc<Core>, victim: u32) -> Result<Cleaned, Halt> {
     let mut pins = Pins::new(core);
     pins.add(&mut core.live.borrow_mut(), victim);
     let mut window = Window::default();

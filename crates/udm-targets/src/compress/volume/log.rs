@@ -348,9 +348,20 @@ impl Log {
 
     /// Ends the open record and starts its write. Without one, nothing happens.
     pub(super) fn seal(&mut self, more: RecordFlags, ground: &mut Ground<'_>) {
-        if !self.has_open() {
-            return;
+        if self.has_open() {
+            self.write_open(more, ground);
         }
+    }
+
+    /// Goes on in the next segment; the caller saw that one is free to follow it. A record without
+    /// entries leads there, since nothing else would.
+    pub(super) fn leave_segment(&mut self, ground: &mut Ground<'_>) {
+        self.seal(RecordFlags::empty(), ground);
+        self.enter_next(ground);
+        self.write_open(RecordFlags::empty(), ground);
+    }
+
+    fn write_open(&mut self, more: RecordFlags, ground: &mut Ground<'_>) {
         let open = &mut self.open;
         let flags = if open.is_cleaner { more | RecordFlags::CLEANER } else { more };
         let point = self.point;

@@ -11,7 +11,7 @@
 //! | `log`, `delta`, `pages`, `segments`, `cache` | the parts of the state, without any waiting |
 //! | `write`, `read`, `commit` | the life of a request |
 //! | `checkpoint`, `clean`, `discard`, `scrub` | the work in the background |
-//! | `resize` | other sizes, while everything goes on |
+//! | `resize`, `shrink` | other sizes, while everything goes on |
 //! | `recovery`, `window` | how it begins |
 //!
 //! Rules. Deterministic: time comes in with [`Volume::turn`], nothing else from outside. Everything
@@ -39,6 +39,7 @@ mod resize;
 mod scrub;
 mod segments;
 mod shared;
+mod shrink;
 mod signal;
 mod tally;
 mod window;
@@ -65,8 +66,9 @@ const SLICE_BYTES: usize = 32 << 10;
 /// Polls in one turn: for those that compute nothing.
 const SLICE_POLLS: usize = 64;
 
-/// Kinds of work in the background: checkpoints, cleaning, scrubs, discards.
-const BACKGROUND: usize = 4;
+/// Kinds of work in the background: checkpoints, cleaning, scrubs, discards, emptying of what is to
+/// be cut off.
+const BACKGROUND: usize = 5;
 
 /// A compress volume.
 pub struct Volume {
@@ -120,8 +122,8 @@ impl Volume {
     }
 
     /// What the volume is, once it was read.
-    pub fn superblock(&self) -> Option<&Superblock> {
-        self.core.as_ref().map(|core| &core.superblock)
+    pub fn superblock(&self) -> Option<Superblock> {
+        self.core.as_ref().map(|core| core.superblock_now())
     }
 
     /// Its logical size, once it was read.
@@ -262,6 +264,7 @@ impl Volume {
             Some(task) if !self.tasks.is_alive(task) => self.stop = Stop::Stopped,
             Some(_) => {}
             None if self.background.iter().flatten().any(|task| self.tasks.is_alive(*task)) => {}
+            None if core.live.borrow().writes_superblock => {}
             None => {
                 let task = Some(self.tasks.spawn(stop(Rc::clone(core), flush)));
                 self.stop = Stop::Asked { flush, task };
@@ -291,9 +294,12 @@ impl Volume {
                 0 => self.tasks.spawn(checkpoint::keeper(core)),
                 1 => self.tasks.spawn(clean::cleaner(core)),
                 2 => self.tasks.spawn(scrub::scrubber(core)),
-                _ => self.tasks.spawn(discard::discarder(core)),
+                3 => self.tasks.spawn(discard::discarder(core)),
+                _ => self.tasks.spawn(shrink::emptier(core)),
             });
         }
+        // A resize waits for the end of a stop.
+        core.background.notify();
     }
 
     /// Asks for a checkpoint.
@@ -329,6 +335,26 @@ impl Volume {
         }
     }
 
+    /// Makes the volume use less of its disk, so that the disk can be cut to `disk_bytes` once it
+    /// is done; its end comes through [`Volume::next_resized`]. A size that cannot be is refused at
+    /// once. Until [`Sizes::grows_to_disk`] it does not use more again.
+    ///
+    /// # Errors
+    /// Why it cannot be so small.
+    pub fn shrink_disk(&mut self, disk_bytes: u64) -> Result<(), ResizeFault> {
+        let core = self.core.as_ref().ok_or(ResizeFault::NotServing)?;
+        shrink::begin(core, disk_bytes)?;
+        self.tasks.spawn(shrink::shrink(Rc::clone(core)));
+        Ok(())
+    }
+
+    /// Gives up making the disk smaller, if that is still possible; its end is the usual one.
+    pub fn stop_shrinking(&mut self) {
+        if let Some(core) = &self.core {
+            core.give_up_shrink(ResizeFault::GivenUp);
+        }
+    }
+
     /// The end of a resize.
     pub fn next_resized(&mut self) -> Option<Result<(), ResizeFault>> {
         self.port.resized.borrow_mut().pop_front()
@@ -344,6 +370,7 @@ impl Volume {
     pub fn counters(&self) -> Counters {
         let mut counters = Counters { counts: self.port.tally.read(), ..Counters::default() };
         let Some(core) = &self.core else { return counters };
+        counters.disk_bytes = core.superblock_now().geometry.device_bytes;
         let live = core.live.borrow();
         let log = &live.log;
         counters.records = log.records;
@@ -362,6 +389,7 @@ impl Volume {
         let coder = core.coder.borrow().memory_bytes();
         let unpacked = core.unpacked.borrow().memory_bytes();
         counters.memory_bytes = (parts + coder + unpacked + live.claimed_bytes) as u64;
+        counters.shrinking_to_bytes = live.shrink.as_ref().map_or(0, |shrink| shrink.disk_bytes());
         counters.is_checkpointing = live.map.frozen.is_some();
         counters.is_cleaning = live.is_cleaning;
         counters.sequences = [log.last_sequence(), log.written(), log.durable];

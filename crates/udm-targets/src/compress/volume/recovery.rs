@@ -450,6 +450,8 @@ fn build(
         frozen_at: None,
         resizing: None,
         frozen_resizing: None,
+        shrink: None,
+        writes_superblock: false,
         limit_blocks: checkpoint.head.logical_blocks,
         needs_mark: false,
         scrub_at: None,

@@ -5,6 +5,7 @@
 //!                 become regions of map pages
 //! shrink logical  users' requests end at the new size; what is cut off becomes holes in the log
 //! grow the disk   superblock first (it says what may be used), more segments after
+//! shrink the disk is `shrink.rs`'s: the checkpoint first
 //! then            a checkpoint makes it the truth, in the same step as everything else
 //! ```
 //!
@@ -32,7 +33,7 @@ use udm_types::Status;
 pub struct Sizes {
     /// The logical size, a multiple of 4096; without, as it is.
     pub logical_bytes: Option<u64>,
-    /// Use the whole disk, if it is larger than it was.
+    /// Use the whole disk, if it is larger than it was, or was not used whole.
     pub grows_to_disk: bool,
 }
 
@@ -50,6 +51,19 @@ pub enum ResizeFault {
     },
     /// More map pages are needed than free segments, or regions, there are.
     NoRoomForMap,
+    /// A disk cannot be so small, or is smaller already.
+    Disk {
+        /// About the least it can have.
+        least_bytes: u64,
+        /// What it has.
+        most_bytes: u64,
+    },
+    /// Making the disk smaller was given up: the space was needed.
+    NoRoom,
+    /// What lies at the end of the disk cannot be moved: it is damaged, or holds map pages.
+    Stuck,
+    /// The host gave it up.
+    GivenUp,
     /// The disk grew beyond what the volume was laid out for; it stays as it was.
     DiskTooLarge,
     /// The disk failed, or the volume stopped serving.
@@ -65,6 +79,14 @@ impl fmt::Display for ResizeFault {
                 write!(f, "the logical size is a multiple of 4096 up to {limit_bytes} bytes")
             }
             ResizeFault::NoRoomForMap => f.write_str("there is no room for more map pages"),
+            ResizeFault::Disk { least_bytes, most_bytes } => {
+                write!(f, "the volume can use {least_bytes} to {most_bytes} bytes of its device")
+            }
+            ResizeFault::NoRoom => f.write_str("the space at the end of the device is needed"),
+            ResizeFault::Stuck => {
+                f.write_str("what lies at the end of the device is damaged and cannot be moved")
+            }
+            ResizeFault::GivenUp => f.write_str("it was given up"),
             ResizeFault::DiskTooLarge => {
                 f.write_str("the volume was not laid out for so large a device")
             }
@@ -105,7 +127,7 @@ async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
     }
     {
         let mut live = core.live.borrow_mut();
-        if live.resizing.is_some() || live.frozen_resizing.is_some() {
+        if live.is_resizing() {
             return Err(ResizeFault::Busy);
         }
         let regions = regions_for(core, &mut live, logical_blocks)?;
@@ -128,7 +150,7 @@ async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
 
 fn wanted_blocks(core: &Core, sizes: Sizes) -> Result<u64, ResizeFault> {
     let live = core.live.borrow();
-    if live.resizing.is_some() || live.frozen_resizing.is_some() {
+    if live.is_resizing() {
         return Err(ResizeFault::Busy);
     }
     let Some(bytes) = sizes.logical_bytes else { return Ok(live.map.logical_blocks) };
@@ -167,16 +189,32 @@ fn regions_for(
 
 /// Tells the superblock that the disk is larger; gives how many segments there are then.
 async fn grow_superblock(core: &Rc<Core>) -> Result<u32, ResizeFault> {
-    let mut superblock = core.grown.get().unwrap_or(core.superblock);
+    let mut superblock = core.superblock_now();
     let device_bytes = core.port.disk.len_bytes() / BLOCK_BYTES * BLOCK_BYTES;
     let geometry = Geometry { device_bytes, ..superblock.geometry };
-    if device_bytes > superblock.geometry.device_bytes {
+    if device_bytes > superblock.geometry.device_bytes || superblock.is_sized {
         geometry.check().map_err(|_fault| ResizeFault::DiskTooLarge)?;
-        superblock = Superblock { geometry, generation: superblock.generation + 1, ..superblock };
-        let places = geometry.superblock_offsets();
-        let written = write_copies(&core.port.disk, &places, &superblock.to_image()).await;
-        written.map_err(|error| ResizeFault::Failed(error.status))?;
-        core.grown.set(Some(superblock));
+        let generation = superblock.generation + 1;
+        superblock = Superblock { geometry, generation, is_sized: false, ..superblock };
+        write_superblock(core, superblock).await?;
     }
     u32::try_from(superblock.geometry.segment_limit()).map_err(|_| ResizeFault::DiskTooLarge)
+}
+
+/// Writes all copies of a superblock. It does not begin during a stop, and a stop waits for it.
+pub(super) async fn write_superblock(
+    core: &Core,
+    superblock: Superblock,
+) -> Result<(), ResizeFault> {
+    core.background.until(|| core.check_stop().is_ok() || core.refusal().is_some()).await;
+    if let Some(status) = core.refusal() {
+        return Err(ResizeFault::Failed(status));
+    }
+    core.live.borrow_mut().writes_superblock = true;
+    let places = superblock.geometry.superblock_offsets();
+    let written = write_copies(&core.port.disk, &places, &superblock.to_image()).await;
+    core.live.borrow_mut().writes_superblock = false;
+    written.map_err(|error| ResizeFault::Failed(error.status))?;
+    core.grown.set(Some(superblock));
+    Ok(())
 }

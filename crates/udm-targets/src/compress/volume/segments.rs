@@ -9,6 +9,9 @@
 //! checkpoint that counted it dead is durable, without pins, and not before its discard ended.
 //! The reserve is the caller's business: [`Segments::take`] gives out the last one.
 //!
+//! While the disk is being made smaller, segments before the *cut* are given out first, so that
+//! those behind it become empty; then the cut is closed, and those are not given out at all.
+//!
 //! The tricky case is a segment filled between two freezes: its count in here is 0, because nothing
 //! has counted it yet, not because it is dead. `recent` and the counts of the *next* settling keep
 //! the two apart.
@@ -39,6 +42,10 @@ pub(super) struct Segments {
     /// The cleaner could not copy everything out of them.
     stuck: BTreeSet<u32>,
     pins: BTreeMap<u32, u32>,
+    /// Segments from here on are given out last.
+    cut: Option<u32>,
+    /// Those behind a closed cut, all free; not given out any more.
+    aside: VecDeque<u32>,
 }
 
 impl Segments {
@@ -77,9 +84,16 @@ impl Segments {
         self.held.len()
     }
 
+    /// Where the cut is; the end, if there is none.
+    fn end(&self) -> u32 {
+        self.cut.unwrap_or(self.count())
+    }
+
     /// Reserves one to follow the open one.
     pub(super) fn take(&mut self) -> Option<u32> {
-        let segment = self.free.pop_front()?;
+        let end = self.end();
+        let first = self.free.iter().position(|segment| *segment < end).unwrap_or(0);
+        let segment = self.free.remove(first)?;
         let entry = &mut self.entries[segment as usize];
         *entry = SegmentEntry { state: SegmentState::Used, ..SegmentEntry::default() };
         Some(segment)
@@ -106,17 +120,91 @@ impl Segments {
         self.recent.push_back(open);
     }
 
-    /// More of them, all free.
+    /// More of them, all free; or fewer, when those behind the cut are empty.
     pub(super) fn resize(&mut self, count: u32) {
         self.free.extend(self.count()..count);
-        self.entries.resize(self.entries.len().max(count as usize), SegmentEntry::default());
+        if count < self.count() {
+            self.cut = None;
+            self.aside.clear();
+            self.cleaned.split_off(&count);
+            self.stuck.split_off(&count);
+        }
+        self.entries.resize(count as usize, SegmentEntry::default());
     }
 
-    /// One for map pages, for ever.
+    /// One for map pages, for ever: the first one, since it is in the way when the disk shrinks.
     pub(super) fn take_for_map(&mut self) -> Option<u32> {
-        let segment = self.take()?;
-        self.entries[segment as usize].state = SegmentState::Map;
-        Some(segment)
+        let first = *self.free.iter().min()?;
+        self.free.retain(|free| *free != first);
+        self.entries[first as usize] =
+            SegmentEntry { state: SegmentState::Map, ..SegmentEntry::default() };
+        Some(first)
+    }
+
+    /// Gives out segments from `from` on only if there is no other.
+    pub(super) fn begin_cut(&mut self, from: u32) {
+        self.cut = Some(from);
+    }
+
+    /// Gives out no segment behind the cut any more, if all of them are free.
+    pub(super) fn close_cut(&mut self) -> bool {
+        let is_empty = self.used_behind_cut() == 0;
+        if is_empty {
+            let end = self.end();
+            (self.aside, self.free) = self.free.drain(..).partition(|segment| *segment >= end);
+        }
+        is_empty
+    }
+
+    /// The cut is given up.
+    pub(super) fn end_cut(&mut self) {
+        self.cut = None;
+        self.free.append(&mut self.aside);
+    }
+
+    /// Free segments before the cut.
+    pub(super) fn free_before_cut(&self) -> usize {
+        self.free.iter().filter(|segment| **segment < self.end()).count()
+    }
+
+    /// Segments behind the cut that are not free.
+    pub(super) fn used_behind_cut(&self) -> usize {
+        let behind = (self.count() - self.end()) as usize;
+        behind - (self.free.len() - self.free_before_cut())
+    }
+
+    /// True if some behind the cut wait to become free.
+    pub(super) fn is_held_behind_cut(&self) -> bool {
+        self.held.range(self.end()..).next().is_some()
+    }
+
+    /// A segment behind the cut that the cleaner may choose.
+    pub(super) fn candidate_behind_cut(&self, is_whole: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut candidates = self.candidates().map(|(segment, _)| segment);
+        candidates.find(|segment| *segment >= self.end() && is_whole(*segment))
+    }
+
+    /// The emptiest one before the cut, with what is live in it.
+    pub(super) fn candidate_before_cut(
+        &self,
+        is_whole: impl Fn(u32) -> bool,
+    ) -> Option<(u32, u32)> {
+        let end = self.end();
+        let before = self.candidates().filter(|(at, _)| *at < end && is_whole(*at));
+        before.map(|(segment, entry)| (segment, entry.live_units)).min_by_key(|(_, units)| *units)
+    }
+
+    /// A segment behind the cut that cannot be emptied: map pages, or damage.
+    pub(super) fn is_cut_stuck(&self) -> bool {
+        let is_map = |entry: &SegmentEntry| entry.state == SegmentState::Map;
+        self.stuck.range(self.end()..).next().is_some()
+            || self.entries[self.end() as usize..].iter().any(is_map)
+    }
+
+    /// How many hold map pages, and the end of the last one.
+    pub(super) fn of_map(&self) -> (usize, u32) {
+        let of_map = (0..).zip(&self.entries).filter(|(_, entry)| entry.state == SegmentState::Map);
+        of_map.fold((0, 0), |(count, _), (segment, _)| (count + 1, segment + 1))
     }
 
     /// True if the log has been in it since the last freeze.
@@ -219,7 +307,7 @@ impl Segments {
 
     /// Segments in use.
     pub(super) fn used_count(&self) -> usize {
-        self.entries.len() - self.free.len() - self.held.len()
+        self.entries.len() - self.free.len() - self.aside.len() - self.held.len()
     }
 }
 

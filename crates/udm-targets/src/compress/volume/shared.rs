@@ -16,6 +16,7 @@ use super::options::{Done, Event, Options, Request, State, Trouble};
 use super::pages::Map;
 use super::resize::ResizeFault;
 use super::segments::Segments;
+use super::shrink::Shrink;
 use super::signal::{Clock, Signal};
 use super::tally::Tally;
 use crate::compress::codec::{Coder, CoderChoice};
@@ -109,6 +110,10 @@ pub(super) struct Live {
     /// A resize that the next freeze takes up, and the one that the frozen changes belong to.
     pub(super) resizing: Option<Resizing>,
     pub(super) frozen_resizing: Option<Resizing>,
+    /// The disk is being made smaller.
+    pub(super) shrink: Option<Shrink>,
+    /// A superblock is on its way: a stop waits for it.
+    pub(super) writes_superblock: bool,
     /// Where users' requests end: the logical size, or where a shrink will put it.
     pub(super) limit_blocks: u64,
     /// Damage was seen: the volume is to be marked.

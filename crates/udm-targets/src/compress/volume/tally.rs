@@ -73,6 +73,10 @@ pub struct Counters {
     pub records: u64,
     /// Their bytes.
     pub record_bytes: u64,
+    /// What it uses of its disk.
+    pub disk_bytes: u64,
+    /// What it is about to use; 0 if that does not change.
+    pub shrinking_to_bytes: u64,
     /// Segments there are.
     pub segments: u64,
     /// Segments in use.

@@ -12,4 +12,5 @@ mod host;
 mod plain;
 mod reads;
 mod resizes;
+mod shrinks;
 mod space;

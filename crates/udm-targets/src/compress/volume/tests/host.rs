@@ -173,6 +173,7 @@ impl World {
             }
             if let Some(op) = self.next_taken() {
                 if self.budget == 0 {
+                    self.taken.push_front(op);
                     return false;
                 }
                 self.budget -= 1;
