@@ -14,6 +14,7 @@ mod errno;
 mod error;
 mod handles;
 mod open;
+mod orphan;
 mod portable;
 mod probe;
 mod shape;
@@ -28,6 +29,7 @@ pub use clock::{cpu_time_ns, monotonic_ns};
 pub use errno::status_from_errno;
 pub use error::DriverError;
 pub use open::{OpenOptions, OpenedFile, open_file};
+pub use orphan::remove_orphan;
 #[doc(hidden)]
 pub use probe::open_oldest_uring;
 pub use probe::{DriverChoice, DriverReport, open_driver};

@@ -69,7 +69,7 @@ fn listen_unix_os(path: &Path, mode: Mode) -> Result<OwnedFd, OsErrno> {
 
 /// Waits for our turn in the socket's folder. Everyone holds it for an instant only. None for a
 /// folder we may not read: then there is no turn to take, and no other daemon of this kind.
-fn lock_folder(path: &Path) -> Option<OwnedFd> {
+pub(crate) fn lock_folder(path: &Path) -> Option<OwnedFd> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use udm_driver::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, tune_connection};
+use udm_driver::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, remove_orphan, tune_connection};
 use udm_lane::Errno;
 
 fn mode_of(path: &Path) -> u32 {
@@ -43,6 +43,39 @@ fn a_live_socket_is_left_alone() {
     let path = folder.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
     assert_eq!(listen_unix(&path, 0o600).err(), Some(Errno(libc::EADDRINUSE)));
+    let _client = UnixStream::connect(&path).unwrap();
+    listener.accept().unwrap();
+}
+
+/// Set for the process that only listens, on the socket that is its standard input.
+const LISTEN_ONLY: &str = "UDM_TEST_LISTEN_ONLY";
+
+#[test]
+fn a_socket_outlives_its_dead_listener_no_longer_than_we_ask() {
+    if std::env::var_os(LISTEN_ONLY).is_some() {
+        rustix::net::listen(std::io::stdin(), 1).unwrap();
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let (family, kind) = (rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM);
+    let socket = rustix::net::socket(family, kind, None).unwrap();
+    let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+    rustix::net::bind(&socket, &address).unwrap();
+    // We keep the socket open, as the kernel does for a dead process.
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_socket_outlives_its_dead_listener_no_longer_than_we_ask"])
+        .env(LISTEN_ONLY, "1")
+        .stdin(socket.try_clone().unwrap())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    // Connecting works, so that by itself nothing is taken for dead.
+    assert_eq!(listen_unix(&path, 0o600).err(), Some(Errno(libc::EADDRINUSE)));
+    assert!(remove_orphan(&path));
+    let listener = UnixListener::from(listen_unix(&path, 0o600).unwrap());
+    assert!(!remove_orphan(&path), "a living listener stays");
     let _client = UnixStream::connect(&path).unwrap();
     listener.accept().unwrap();
 }

@@ -9,7 +9,8 @@
 //!
 //! The tricky case is a restart right after `kill -9`: the kernel takes a ring down after its
 //! process, so the dead daemon's sockets still listen for a moment. When exports are brought back,
-//! such an address is waited for ([`Patience`]): a connection to it hangs up when it goes.
+//! a unix socket whose listener has died is replaced, and any other address is waited for
+//! ([`Patience`]): a connection to it hangs up when it goes.
 
 use super::address::Address;
 use crate::runtime::{Runtime, status_of};
@@ -28,7 +29,7 @@ use udm_control::ops::ExportOrder;
 use udm_core::LaneMessage;
 use udm_core::error::{ErrorCode, ErrorKind, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Request};
-use udm_driver::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix};
+use udm_driver::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, remove_orphan};
 use udm_front::nbd::server::{Export, Listener, ListenerOrder};
 use udm_lane::Errno;
 use udm_types::{ActorId, DeviceId, LaneId};
@@ -256,7 +257,8 @@ fn listen(address: Address, patience: Patience) -> Result<(OwnedFd, Address), Us
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
                 // Still there when the time is over: then it is no dead daemon.
-                tries_left = if await_end(&address, found) { tries_left - 1 } else { 0 };
+                let is_free = is_orphan_removed(&address) || await_end(&address, found);
+                tries_left = if is_free { tries_left - 1 } else { 0 };
             }
             Err(error) => {
                 let what = format!("listen on {address}");
@@ -278,6 +280,14 @@ fn listen_once(address: &Address, found: Option<SocketAddr>) -> io::Result<(Owne
             Ok((socket, Some(bound.port())))
         }
         (Address::Tcp(..), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
+    }
+}
+
+/// Frees an address of an old daemon that has died, where that can be told.
+fn is_orphan_removed(address: &Address) -> bool {
+    match address {
+        Address::Unix(path) => remove_orphan(path),
+        Address::Tcp(..) => false,
     }
 }
 
