@@ -502,6 +502,7 @@ impl Case for CompressCase {
         ),
         good(8, "d0 2 queue_if_no_space 9", "d0 2 queue_if_no_space 9"),
         good(8, "d0 1 discard_passdown", "d0 1 discard_passdown"),
+        good(8, "d0 2 error_if_no_space punch", "d0 2 punch error_if_no_space"),
     ];
     const BAD: &'static [Bad] = &[
         bad(8, "", TooFewArgs, 4),

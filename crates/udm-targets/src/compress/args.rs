@@ -3,7 +3,7 @@
 //! ```text
 //! compress DEVICE [#ARGS [writeback SECONDS | writethrough] [compressor NAME[:LEVEL]]
 //!                        [max_extent BLOCKS] [delta_mb N] [cache_mb N] [workers N]
-//!                        [discard_passdown | no_discard_passdown]
+//!                        [discard_passdown | no_discard_passdown] [punch]
 //!                        [error_if_no_space | queue_if_no_space SECONDS]]
 //! insitu-comp DEVICE [writethrough | writeback SECONDS]
 //! ```
@@ -54,7 +54,7 @@ pub(super) struct Line {
 
 /// What was said, by place in the order of printing; also tells what was said twice.
 #[derive(Default)]
-struct Said([Option<String>; 8]);
+struct Said([Option<String>; 9]);
 
 impl Said {
     fn put(&mut self, place: usize, words: String, args: &Args<'_>) -> Result<(), UserError> {
@@ -85,8 +85,11 @@ pub(super) fn parse(args: &mut Args<'_>, cx: &mut BuildCx<'_>) -> Result<Line, U
             return Err(args.bad(format!("{} arguments follow, not {count}", args.left())));
         }
     }
+    let limits = &device.limits;
+    let can_punch_bytes = (limits.max_discard_sectors > 0)
+        .then(|| u64::from(limits.discard_granularity_bytes).max(SECTOR_BYTES));
     while args.left() > 0 {
-        option(args, &mut options, &mut workers, &mut said)?;
+        option(args, &mut options, can_punch_bytes, &mut workers, &mut said)?;
     }
     Ok(Line { device, options, workers, words: said.print() })
 }
@@ -116,6 +119,7 @@ pub(super) fn parse_insitu(args: &mut Args<'_>, cx: &mut BuildCx<'_>) -> Result<
 fn option(
     args: &mut Args<'_>,
     options: &mut Options,
+    can_punch_bytes: Option<u64>,
     workers: &mut u32,
     said: &mut Said,
 ) -> Result<(), UserError> {
@@ -158,18 +162,23 @@ fn option(
             options.discard_passdown &= word == "discard_passdown";
             said.put(6, word.to_string(), args)
         }
+        "punch" => {
+            options.punch_granularity_bytes = can_punch_bytes;
+            said.put(7, word.to_string(), args)
+        }
         "error_if_no_space" => {
             options.no_space = NoSpace::Error;
-            said.put(7, word.to_string(), args)
+            said.put(8, word.to_string(), args)
         }
         "queue_if_no_space" => {
             let secs = args.number("seconds", 1..=QUEUE_SECS_MAX)?;
             options.no_space = NoSpace::Queue { timeout: Nanos::from_secs(secs) };
-            said.put(7, format!("queue_if_no_space {secs}"), args)
+            said.put(8, format!("queue_if_no_space {secs}"), args)
         }
         other => Err(args.bad(format!("unknown argument '{other}'")).hint(
             "arguments: writeback, writethrough, compressor, max_extent, delta_mb, cache_mb, \
-             workers, discard_passdown, no_discard_passdown, error_if_no_space, queue_if_no_space",
+             workers, discard_passdown, no_discard_passdown, punch, error_if_no_space, \
+             queue_if_no_space",
         )),
     }
 }

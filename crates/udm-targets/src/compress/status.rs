@@ -98,6 +98,7 @@ pub(super) fn stats(volume: &Volume, resize_fault: Option<ResizeFault>) -> Strin
         ("checkpoints", counts.checkpoints),
         ("segments_cleaned", counts.segments_cleaned),
         ("segments_freed", counts.segments_freed),
+        ("punched_bytes", counts.punched_bytes),
         ("changes", counters.changes),
         ("buffered_bytes", counters.buffered_bytes),
         ("memory_bytes", counters.memory_bytes),

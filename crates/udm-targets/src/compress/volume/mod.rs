@@ -10,7 +10,7 @@
 //! | `shared`, `signal`, `tally` | what tasks share, how they wait, what is counted |
 //! | `log`, `delta`, `pages`, `segments`, `cache` | the parts of the state, without any waiting |
 //! | `write`, `read`, `commit` | the life of a request |
-//! | `checkpoint`, `clean`, `discard`, `scrub` | the work in the background |
+//! | `checkpoint`, `clean`, `discard`, `punch`, `scrub` | the work in the background |
 //! | `resize`, `shrink` | other sizes, while everything goes on |
 //! | `recovery`, `window` | how it begins |
 //!
@@ -33,6 +33,7 @@ mod discard;
 mod log;
 mod options;
 mod pages;
+mod punch;
 mod read;
 mod recovery;
 mod resize;
@@ -66,9 +67,9 @@ const SLICE_BYTES: usize = 32 << 10;
 /// Polls in one turn: for those that compute nothing.
 const SLICE_POLLS: usize = 64;
 
-/// Kinds of work in the background: checkpoints, cleaning, scrubs, discards, emptying of what is to
-/// be cut off.
-const BACKGROUND: usize = 5;
+/// Kinds of work in the background: checkpoints, cleaning, scrubs, discards, punching, emptying
+/// of what is to be cut off.
+const BACKGROUND: usize = 6;
 
 /// A compress volume.
 pub struct Volume {
@@ -295,6 +296,7 @@ impl Volume {
                 1 => self.tasks.spawn(clean::cleaner(core)),
                 2 => self.tasks.spawn(scrub::scrubber(core)),
                 3 => self.tasks.spawn(discard::discarder(core)),
+                4 => self.tasks.spawn(punch::puncher(core)),
                 _ => self.tasks.spawn(shrink::emptier(core)),
             });
         }

@@ -33,6 +33,9 @@ pub struct Options {
     pub checkpoint_log_bytes: u64,
     /// Freed segments are discarded below.
     pub discard_passdown: bool,
+    /// Dead parts of used segments are discarded below, in multiples of so many bytes; without,
+    /// they are not.
+    pub punch_granularity_bytes: Option<u64>,
     /// The disk has a volatile cache, so that flushes are needed.
     pub has_volatile_cache: bool,
     /// What happens to writes when no space is left.
@@ -68,6 +71,7 @@ impl Default for Options {
             // Half a second to two of reading at a recovery.
             checkpoint_log_bytes: 4 << 30,
             discard_passdown: true,
+            punch_granularity_bytes: None,
             has_volatile_cache: true,
             no_space: NoSpace::Queue { timeout: Nanos::from_secs(60) },
             tells_accepts: false,

@@ -79,6 +79,11 @@ impl Map {
         if let Some(word) = changed {
             return Known::Word(word);
         }
+        self.find_settled(geometry, block)
+    }
+
+    /// Looks a block up in the pages of the current checkpoint.
+    pub(super) fn find_settled(&mut self, geometry: &Geometry, block: u64) -> Known {
         let (page, index) = geometry.map_page_of(block);
         if self.slots.get(page).is_none() {
             return Known::Word(0);

@@ -23,6 +23,7 @@ use super::delta::Delta;
 use super::log::{Log, LogPoint, apply};
 use super::options::{Event, Options, State, Trouble};
 use super::pages::Map;
+use super::punch::Punched;
 use super::segments::Segments;
 use super::shared::{Core, Live, Port};
 use super::signal::Signal;
@@ -454,6 +455,7 @@ fn build(
         writes_superblock: false,
         limit_blocks: checkpoint.head.logical_blocks,
         needs_mark: false,
+        punched: Punched::default(),
         scrub_at: None,
         segment_sums: parts.sums,
         locks: Vec::new(),

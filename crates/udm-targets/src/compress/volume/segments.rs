@@ -266,6 +266,11 @@ impl Segments {
         *self.pins.entry(segment).or_insert(0) += 1;
     }
 
+    /// How many read in a segment.
+    pub(super) fn pin_count(&self, segment: u32) -> u32 {
+        self.pins.get(&segment).copied().unwrap_or(0)
+    }
+
     /// And no longer. True if it was the last.
     pub(super) fn unpin(&mut self, segment: u32) -> bool {
         let Some(count) = self.pins.get_mut(&segment) else { return false };

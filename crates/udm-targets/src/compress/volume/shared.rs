@@ -14,6 +14,7 @@ use super::cache::Unpacked;
 use super::log::{Ground, Log, LogPoint};
 use super::options::{Done, Event, Options, Request, State, Trouble};
 use super::pages::Map;
+use super::punch::Punched;
 use super::resize::ResizeFault;
 use super::segments::Segments;
 use super::shrink::Shrink;
@@ -118,6 +119,8 @@ pub(super) struct Live {
     pub(super) limit_blocks: u64,
     /// Damage was seen: the volume is to be marked.
     pub(super) needs_mark: bool,
+    /// What is remembered of punching.
+    pub(super) punched: Punched,
     /// The block that a scrub goes on with.
     pub(super) scrub_at: Option<u64>,
     /// Block ranges that are read and will be written by one request (partial blocks).

@@ -51,6 +51,8 @@ tally! {
     segments_cleaned,
     /// Segments freed by checkpoints.
     segments_freed,
+    /// Dead bytes inside used segments that were discarded below.
+    punched_bytes,
     /// Blocks that scrubs went over.
     scrubbed_blocks,
     /// Steps of scrubs that met damage.

@@ -10,6 +10,7 @@ mod faults;
 mod fits;
 mod host;
 mod plain;
+mod punching;
 mod reads;
 mod resizes;
 mod shrinks;

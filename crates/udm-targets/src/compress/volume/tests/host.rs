@@ -90,6 +90,8 @@ pub(super) struct World {
     pub(super) stalls_flushes: bool,
     /// Writes from this offset on are taken and not done.
     pub(super) stall_writes_from: Option<u64>,
+    /// Operations that were taken and are kept back.
+    kept_back: Vec<DiskOp>,
     taken: VecDeque<DiskOp>,
     pub(super) options: Options,
     next_ticket: u64,
@@ -142,6 +144,7 @@ impl World {
             is_stalled: false,
             stalls_flushes: false,
             stall_writes_from: None,
+            kept_back: Vec::new(),
             taken: VecDeque::new(),
             options,
             next_ticket: 0,
@@ -204,6 +207,16 @@ impl World {
         };
         self.taken.extend(held);
         op
+    }
+
+    /// Keeps what was taken from being done, until it is let go.
+    pub(super) fn keep_back(&mut self) {
+        self.kept_back.extend(self.taken.drain(..));
+    }
+
+    /// Lets go what was kept back.
+    pub(super) fn let_go(&mut self) {
+        self.taken.extend(self.kept_back.drain(..));
     }
 
     /// Where segments begin.
