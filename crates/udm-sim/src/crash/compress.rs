@@ -274,6 +274,7 @@ fn draw_options(segment_bytes: u64, rng: &mut Rng) -> Options {
         buffer_bytes: [96 << 10, 1 << 20][rng.usize(0..2)],
         checkpoint_log_bytes: segment_bytes * rng.u64(2..40),
         discard_passdown: rng.bool(),
+        punch_granularity_bytes: [None, None, Some(512), Some(4096)][rng.usize(0..4)],
         no_space: match rng.bool() {
             true => NoSpace::Error,
             false => NoSpace::Queue { timeout: Nanos::from_secs(5) },

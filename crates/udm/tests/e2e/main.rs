@@ -19,6 +19,7 @@ mod nbd;
 mod nbd_below;
 mod outside;
 mod papers;
+mod punched;
 mod rude;
 mod start;
 mod swaps;

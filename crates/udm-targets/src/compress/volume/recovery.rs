@@ -29,7 +29,7 @@ use super::shared::{Core, Live, Port};
 use super::signal::Signal;
 use super::window::Window;
 use crate::compress::codec::{Coder, CoderChoice};
-use crate::compress::format::checkpoint::CheckpointFlags;
+use crate::compress::format::checkpoint::{CheckpointFlags, CheckpointHead};
 use crate::compress::format::geometry::SEGMENT_ENTRIES;
 use crate::compress::format::map::{KIND_SEGMENTS, SegmentState, segment_entry};
 use crate::compress::format::{
@@ -442,18 +442,43 @@ fn build(
         options.cache_bytes - options.cache_bytes / UNPACKED_SHARE,
     );
     map.active = delta;
-    let live = Live {
+    let live = live(map, checkpoint.number, checkpoint.head, parts);
+    Core {
+        port: Rc::clone(port),
+        superblock,
+        grown: Cell::new(None),
+        geometry,
+        rules: superblock.record_rules(),
+        choice: options.coder.unwrap_or(choice),
+        extent_blocks: options.extent_blocks.unwrap_or(longest).clamp(1, longest).into(),
+        coder: RefCell::new(Coder::new()),
+        scratch: RefCell::default(),
+        live: RefCell::new(live),
+        unpacked: RefCell::new(Unpacked::new(options.cache_bytes / UNPACKED_SHARE)),
+        fetched: Signal::default(),
+        room: Signal::default(),
+        sealed: Signal::default(),
+        written: Signal::default(),
+        commit: Signal::default(),
+        durable: Signal::default(),
+        background: Signal::default(),
+    }
+}
+
+/// The state of a volume that begins to serve.
+fn live(map: Map, checkpoint_number: u64, checkpoint: CheckpointHead, parts: Parts) -> Live {
+    Live {
         log: parts.log,
         map,
         segments: parts.segments,
-        checkpoint_number: checkpoint.number,
-        checkpoint: checkpoint.head,
+        checkpoint_number,
+        checkpoint,
         frozen_at: None,
         resizing: None,
         frozen_resizing: None,
         shrink: None,
         writes_superblock: false,
-        limit_blocks: checkpoint.head.logical_blocks,
+        limit_blocks: checkpoint.logical_blocks,
         needs_mark: false,
         punched: Punched::default(),
         scrub_at: None,
@@ -474,25 +499,5 @@ fn build(
         clean_after: 0,
         is_out_of_space: false,
         record_bytes_at_freeze: 0,
-    };
-    Core {
-        port: Rc::clone(port),
-        superblock,
-        grown: Cell::new(None),
-        geometry,
-        rules: superblock.record_rules(),
-        choice: options.coder.unwrap_or(choice),
-        extent_blocks: options.extent_blocks.unwrap_or(longest).clamp(1, longest).into(),
-        coder: RefCell::new(Coder::new()),
-        scratch: RefCell::default(),
-        live: RefCell::new(live),
-        unpacked: RefCell::new(Unpacked::new(options.cache_bytes / UNPACKED_SHARE)),
-        fetched: Signal::default(),
-        room: Signal::default(),
-        sealed: Signal::default(),
-        written: Signal::default(),
-        commit: Signal::default(),
-        durable: Signal::default(),
-        background: Signal::default(),
     }
 }
