@@ -85,6 +85,20 @@ enum Old {
     Disk(Option<u64>, DiskFuture),
 }
 
+/// For others than the keeper: has it make a checkpoint of everything appended until now, and waits
+/// for its end.
+pub(super) async fn await_checkpoint(core: &Rc<Core>) -> Result<(), Halt> {
+    let number = core.ask_checkpoint();
+    core.background
+        .until(|| {
+            let is_over = core.refusal().is_some();
+            let live = core.live.borrow();
+            live.checkpoints_done >= number || live.is_stopping || is_over
+        })
+        .await;
+    core.check_stop()
+}
+
 /// Makes a checkpoint of everything appended until now; if one was begun and aborted, that one.
 pub(super) async fn checkpoint(core: &Rc<Core>) -> Result<(), Halt> {
     let mut merge = begin(core);

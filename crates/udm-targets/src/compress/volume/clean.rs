@@ -17,7 +17,7 @@
 //! nothing and never ends. After some victims without a gain it gives up, and those who wait for
 //! space are told ([`super::NoSpace`]); a discard makes it try again.
 
-use super::checkpoint::Halt;
+use super::checkpoint::{Halt, await_checkpoint};
 use super::log::Piece;
 use super::options::Event;
 use super::pages::Known;
@@ -268,15 +268,7 @@ async fn checkpoint_if_moved(core: &Rc<Core>) -> Result<(), Halt> {
     if !has_moved {
         return Ok(());
     }
-    let number = core.ask_checkpoint();
-    core.background
-        .until(|| {
-            let is_over = core.refusal().is_some();
-            let live = core.live.borrow();
-            live.checkpoints_done >= number || live.is_stopping || is_over
-        })
-        .await;
-    core.check_stop()
+    await_checkpoint(core).await
 }
 
 /// Copies out up to `limit` victims; gives how many.

@@ -17,7 +17,7 @@
 //! before it are copied out first, to wherever there is room; behind the cut, too. So nobody's
 //! writes are refused for a shrink; it is given up when rounds of it lead nowhere.
 
-use super::checkpoint::Halt;
+use super::checkpoint::{Halt, await_checkpoint};
 use super::clean::{Cleaned, clean_segment};
 use super::options::State;
 use super::resize::{ResizeFault, write_superblock};
@@ -163,7 +163,7 @@ async fn empty(core: &Rc<Core>) -> Result<(), Halt> {
     while core.is_emptying() {
         leave(core).await?;
         // Counts everything exactly, and finds dead what was moved.
-        checkpoint(core).await?;
+        await_checkpoint(core).await?;
         wait_for_held(core).await?;
         if core.cut_if_empty() {
             return Ok(());
@@ -257,19 +257,6 @@ async fn wait_for_held(core: &Rc<Core>) -> Result<(), Halt> {
             let is_over = live.is_stopping || !live.segments.is_held_behind_cut();
             drop(live);
             is_over || !core.is_emptying()
-        })
-        .await;
-    core.check_stop()
-}
-
-/// A checkpoint, and its end.
-async fn checkpoint(core: &Rc<Core>) -> Result<(), Halt> {
-    let number = core.ask_checkpoint();
-    core.background
-        .until(|| {
-            let is_over = core.refusal().is_some();
-            let live = core.live.borrow();
-            live.checkpoints_done >= number || live.is_stopping || is_over
         })
         .await;
     core.check_stop()
