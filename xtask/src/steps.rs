@@ -92,6 +92,15 @@ pub(crate) fn is_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
 }
 
+/// `udm` for a run that is to be like a user's: the one given, or a release build.
+pub(crate) fn release_udm(root: &Path, given: Option<&PathBuf>) -> Result<PathBuf, Failed> {
+    if let Some(udm) = given {
+        return Ok(udm.clone());
+    }
+    run(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
+    Ok(target_dir(root).join("release/udm"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{cargo, is_installed, root, shown};

@@ -6,7 +6,7 @@
 //! in an order that spreads the machine's noise over all rows.
 
 use super::progress;
-use crate::steps::{Failed, cargo, run as run_step, target_dir};
+use crate::steps::{Failed, release_udm};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -33,8 +33,7 @@ pub(crate) struct Args {
 
 /// Builds, measures and prints.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
-    run_step(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
-    let binary = target_dir(root).join("release/udm");
+    let binary = release_udm(root, None)?;
     let mut rows: Vec<Vec<(f64, f64)>> = vec![Vec::new(); LAYERS.len()];
     for round in 1..=args.rounds {
         for (row, layers) in rows.iter_mut().zip(LAYERS) {

@@ -1,9 +1,9 @@
-//! What measurements share: the program measured, a folder, how often, and running things.
+//! What measurements share: a folder, how often, and running things.
 //!
 //! Used by `multipath/` and `compress/`. Nothing here measures anything. The tricky case is fio,
 //! which prints warnings before its JSON.
 
-use crate::steps::{Failed, cargo, is_installed, run as run_step, target_dir};
+use crate::steps::{Failed, is_installed};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,15 +21,6 @@ pub(crate) struct Bench<'a> {
 
 /// A part: what `--only` calls it, and what measures it and tells it as Markdown.
 pub(crate) type Part = (&'static str, fn(&Bench<'_>) -> Result<String, Failed>);
-
-/// `udm` as it is measured: the one given, or a release build.
-pub(crate) fn release_udm(root: &Path, given: Option<&PathBuf>) -> Result<PathBuf, Failed> {
-    if let Some(udm) = given {
-        return Ok(udm.clone());
-    }
-    run_step(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
-    Ok(target_dir(root).join("release/udm"))
-}
 
 impl Bench<'_> {
     /// Measures the parts that are wanted, prints each, and puts them behind the introduction.

@@ -11,7 +11,7 @@ use super::daemon::Daemon;
 use super::load::{Load, Order};
 use super::path::{Kind, PathServer};
 use super::{file_system, pause};
-use crate::steps::{Failed, cargo, is_ci, is_installed, run as run_step, target_dir};
+use crate::steps::{Failed, is_ci, is_installed, release_udm};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -59,13 +59,7 @@ pub(super) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     if modes.is_empty() {
         return Err(Failed::new("--mode: expected bio or rq"));
     }
-    let udm = match &args.udm {
-        Some(udm) => udm.clone(),
-        None => {
-            run_step(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
-            target_dir(root).join("release/udm")
-        }
-    };
+    let udm = release_udm(root, args.udm.as_ref())?;
     let span = Duration::from_secs_f64(args.minutes * 60.0 / modes.len() as f64);
     for mode in modes {
         let dir = std::env::temp_dir().join(format!("udm-soak-{mode}-{}", std::process::id()));

@@ -19,8 +19,8 @@ mod peers;
 mod space;
 mod speed;
 
-use super::lab::{Bench, Part, fio, median, release_udm};
-use crate::steps::Failed;
+use super::lab::{Bench, Part, fio, median};
+use crate::steps::{Failed, release_udm};
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -15,8 +15,8 @@ mod failover;
 mod merge;
 mod selectors;
 
-use super::lab::{Bench, Fio, Part, fio, median, release_udm};
-use crate::steps::Failed;
+use super::lab::{Bench, Fio, Part, fio, median};
+use crate::steps::{Failed, release_udm};
 use std::fs;
 use std::path::{Path, PathBuf};
 

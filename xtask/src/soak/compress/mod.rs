@@ -30,7 +30,7 @@ mod outside;
 mod server;
 mod story;
 
-use crate::steps::{Failed, cargo, is_ci, is_installed, run as run_step, target_dir};
+use crate::steps::{Failed, is_ci, is_installed, release_udm};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -79,13 +79,7 @@ pub(super) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         println!("{why}; not checked: compress soak");
         return Ok(());
     }
-    let udm = match &args.udm {
-        Some(udm) => udm.clone(),
-        None => {
-            run_step(root, &mut cargo(&["build", "--quiet", "--release", "--package", "udm"]))?;
-            target_dir(root).join("release/udm")
-        }
-    };
+    let udm = release_udm(root, args.udm.as_ref())?;
     let dir = std::env::temp_dir().join(format!("udm-soak-compress-{}", std::process::id()));
     std::fs::create_dir_all(&dir).map_err(Failed::to("make a folder"))?;
     let begin = Instant::now();
