@@ -12,6 +12,7 @@
 
 use crate::api::{self, Method};
 use crate::ops::{ControlOps, ExportOrder};
+use crate::place::{ExportKind, ExportPlace};
 use crate::wire::Call;
 use crate::{DRIVER_VERSION, INTERFACE, INTERFACE_TEXT, INTERFACE_VERSION};
 use crate::{base64, ioctl};
@@ -409,7 +410,7 @@ impl Control<'_> {
     fn export(&mut self, call: api::Export) -> Result<api::ExportAnswer, UserError> {
         let order = ExportOrder {
             device: call.device.key()?,
-            address: call.nbd,
+            place: ExportPlace::one_of(&[(ExportKind::Nbd, call.nbd.as_deref())])?,
             name: call.name,
             read_only: call.read_only,
         };

@@ -24,6 +24,7 @@ pub mod errno;
 pub mod fuzz;
 pub mod ioctl;
 pub mod ops;
+pub mod place;
 pub mod render;
 pub mod server;
 pub mod wire;

@@ -8,6 +8,7 @@
 //! dropped unanswered then, and the caller gets an error instead of waiting for ever.
 
 use crate::api::{ExportState, PathPolicy, PathStatus, TargetType};
+use crate::place::ExportPlace;
 use std::sync::mpsc;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
@@ -18,8 +19,8 @@ use udm_core::table::{TableLine, parse_table};
 pub struct ExportOrder {
     /// The device.
     pub device: DeviceKey,
-    /// `unix:PATH` or `tcp:HOST:PORT`.
-    pub address: String,
+    /// How and where.
+    pub place: ExportPlace,
     /// Name of the export; the device's name if `None`.
     pub name: Option<String>,
     /// Refuse writes.

@@ -17,8 +17,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGTERM;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
+use udm_control::ControlOps;
 use udm_control::errno;
-use udm_control::{ControlOps, ops::ExportOrder};
+use udm_control::ops::ExportOrder;
+use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::DeviceKey;
 
@@ -39,7 +41,10 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     service.ops().runtime().create(&args.name, None, &table, args.readonly)?;
     let order = ExportOrder {
         device: DeviceKey::Name(args.name.clone()),
-        address: format!("unix:{}", dir.path().join("nbd.sock").display()),
+        place: ExportPlace {
+            kind: ExportKind::Nbd,
+            address: format!("unix:{}", dir.path().join("nbd.sock").display()),
+        },
         name: None,
         read_only: args.readonly,
     };

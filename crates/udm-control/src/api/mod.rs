@@ -214,12 +214,13 @@ methods! {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         event_nr: Option<u32>,
     } -> DeviceAnswer;
-    /// Serves a device over NBD.
+    /// Serves a device, in exactly one way.
     Export {
         /// Which device.
         device: Selector,
-        /// `unix:PATH` or `tcp:HOST:PORT`.
-        nbd: String,
+        /// Over NBD, at `unix:PATH` or `tcp:HOST:PORT`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nbd: Option<String>,
         /// Name of the export; the device's name if left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,

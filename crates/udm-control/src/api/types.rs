@@ -265,7 +265,7 @@ pub struct ExportState {
     pub device: String,
     /// How it is served: `nbd`.
     pub kind: String,
-    /// `unix:PATH` or `tcp:HOST:PORT`.
+    /// Where, as its kind writes it: `unix:PATH` or `tcp:HOST:PORT`.
     pub address: String,
     /// What clients type.
     pub uri: String,

@@ -19,7 +19,7 @@ pub use dm::{
 };
 pub use paths::PathsArgs;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -243,12 +243,13 @@ pub struct DaemonArgs {
 
 /// `export`.
 #[derive(Clone, Debug, Args)]
+#[command(group = ArgGroup::new("place").required(true))]
 pub struct ExportArgs {
     /// The device.
     pub device: String,
     /// Serve it over NBD here: unix:PATH or tcp:HOST:PORT (port 0 takes a free one).
-    #[arg(long, value_name = "ADDRESS")]
-    pub nbd: String,
+    #[arg(long, value_name = "ADDRESS", group = "place")]
+    pub nbd: Option<String>,
     /// Name of the export; the device's name if left out.
     #[arg(long)]
     pub name: Option<String>,

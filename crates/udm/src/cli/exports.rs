@@ -17,7 +17,7 @@ pub(crate) fn export(
 ) -> Result<(), Failure> {
     let call = api::Export {
         device: Selector::name(&*args.device),
-        nbd: absolute(&args.nbd),
+        nbd: args.nbd.as_deref().map(absolute_socket),
         name: args.name.clone(),
         read_only: args.readonly,
     };
@@ -28,7 +28,7 @@ pub(crate) fn export(
 }
 
 /// A socket path as the daemon must see it: its working directory is another one.
-fn absolute(address: &str) -> String {
+fn absolute_socket(address: &str) -> String {
     let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) else {
         return address.to_owned();
     };

@@ -127,12 +127,7 @@ impl Journal {
         let mut state = State::default();
         state.devices.extend(book.entries.values().map(|entry| entry.saved.clone()));
         state.devices.sort_by(|a, b| a.name.cmp(&b.name));
-        state.exports.extend(exports.list().into_iter().map(|export| SavedExport {
-            name: export.name,
-            device: export.device,
-            nbd: export.address,
-            read_only: export.read_only,
-        }));
+        state.exports.extend(exports.saved());
         for missing in &book.unrestored_exports {
             if state.exports.iter().all(|export| export.name != missing.name) {
                 state.exports.push(missing.clone());
@@ -183,13 +178,7 @@ impl Journal {
             }
         }
         for export in &state.exports {
-            let order = ExportOrder {
-                device: DeviceKey::Name(export.device.clone()),
-                address: export.nbd.clone(),
-                name: Some(export.name.clone()),
-                read_only: export.read_only,
-            };
-            if let Err(error) = served.exports.add(&order, Patience::OldDaemon) {
+            if let Err(error) = serve_again(served.exports, export) {
                 warn(&format!("export '{}' is not served: {error}", export.name));
                 self.lock().unrestored_exports.push(export.clone());
             }
@@ -285,6 +274,16 @@ fn create(runtime: &Runtime, device: &SavedDevice) -> Result<(), UserError> {
         .request(request)
         .map(drop)
         .map_err(|error| damaged(format!("device '{}' cannot be made again: {error}", device.name)))
+}
+
+fn serve_again(exports: &Exports, export: &SavedExport) -> Result<(), UserError> {
+    let order = ExportOrder {
+        device: DeviceKey::Name(export.device.clone()),
+        place: export.place()?,
+        name: Some(export.name.clone()),
+        read_only: export.read_only,
+    };
+    exports.add(&order, Patience::OldDaemon).map(drop)
 }
 
 fn watch(

@@ -10,7 +10,6 @@
 //!
 //! `up` and `run` use the same parts ([`Service`]), without a state directory.
 
-mod address;
 mod exports;
 mod goodbye;
 mod journal;
@@ -19,7 +18,7 @@ mod notify;
 mod ops;
 pub mod state;
 
-pub use address::Address;
+pub(crate) use exports::check_place;
 pub(crate) use lines::with_absolute_paths;
 pub use ops::DaemonOps;
 

@@ -19,6 +19,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use udm_control::api::PathPolicy;
 use udm_control::errno;
+use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
 use udm_types::{DmName, DmUuid};
 
@@ -95,10 +96,30 @@ pub struct SavedExport {
     pub name: String,
     /// The device's name.
     pub device: String,
-    /// `unix:PATH` or `tcp:HOST:PORT`.
-    pub nbd: String,
+    /// Served over NBD at `unix:PATH` or `tcp:HOST:PORT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbd: Option<String>,
     /// Writes are refused.
     pub read_only: bool,
+}
+
+impl SavedExport {
+    /// An export at this place.
+    pub fn at(place: ExportPlace, name: String, device: String, read_only: bool) -> SavedExport {
+        let mut saved = SavedExport { name, device, read_only, ..SavedExport::default() };
+        match place.kind {
+            ExportKind::Nbd => saved.nbd = Some(place.address),
+        }
+        saved
+    }
+
+    /// How and where it is served.
+    ///
+    /// # Errors
+    /// If the file says nothing, or several things.
+    pub fn place(&self) -> Result<ExportPlace, UserError> {
+        ExportPlace::one_of(&[(ExportKind::Nbd, self.nbd.as_deref())])
+    }
 }
 
 /// The state directory, locked for this daemon.
@@ -220,6 +241,11 @@ fn check(state: &State) -> Result<(), String> {
             return Err(format!("{place}: another device has minor {}", device.minor));
         }
     }
+    for (index, export) in state.exports.iter().enumerate() {
+        export
+            .place()
+            .map_err(|error| format!("exports[{index}] '{}': {}", export.name, error.message()))?;
+    }
     Ok(())
 }
 
@@ -244,7 +270,7 @@ mod tests {
         let export = SavedExport {
             name: "a".into(),
             device: "a".into(),
-            nbd: "tcp:localhost:10809".into(),
+            nbd: Some("tcp:localhost:10809".into()),
             read_only: false,
         };
         State { devices: vec![device], exports: vec![export], ..State::default() }
@@ -289,6 +315,10 @@ mod tests {
         assert!(message_of(later).contains("version is 2"));
         let strange = r#"{"format":"udm-state","version":1,"devices":[],"exports":[],"x":1}"#;
         assert!(message_of(strange).contains("unknown field `x`"));
+        let nowhere = SavedExport { name: "a".into(), ..SavedExport::default() };
+        let nowhere = State { exports: vec![nowhere], ..State::default() };
+        let text = String::from_utf8(nowhere.encode()).expect("UTF-8");
+        assert!(message_of(&text).contains("exports[0] 'a': it is not said how"));
         let twice = State {
             devices: vec![
                 SavedDevice { name: "a".into(), ..SavedDevice::default() },

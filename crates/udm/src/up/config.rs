@@ -20,12 +20,13 @@
 //! Paths are relative to the file's own directory. Keys that are not known are refused: a misspelt
 //! `readonly` must not be silently ignored. Everything is checked here before anything is made.
 
-use crate::daemon::Address;
+use crate::daemon::check_place;
 use crate::paths::config::read;
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
 use udm_control::api::PathPolicy;
+use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::table::{parse_size_sectors, parse_table};
 use udm_types::{DmName, DmUuid, Sector};
@@ -63,8 +64,8 @@ pub struct DeviceDecl {
 pub struct ExportDecl {
     /// The device's name.
     pub device: String,
-    /// `unix:PATH` or `tcp:HOST:PORT`.
-    pub nbd: String,
+    /// How and where.
+    pub place: ExportPlace,
     /// Name of the export.
     pub name: Option<String>,
     /// Refuse writes.
@@ -137,7 +138,7 @@ enum RawTable {
 #[serde(deny_unknown_fields)]
 struct RawExport {
     device: Spanned<String>,
-    nbd: Spanned<String>,
+    nbd: Option<Spanned<String>>,
     name: Option<String>,
     #[serde(default)]
     readonly: bool,
@@ -286,24 +287,40 @@ impl Places<'_> {
                 .bad(&export.device.span(), what)
                 .hint(format!("declared are: {}", names.join(", "))));
         }
-        Address::parse(export.nbd.get_ref())
-            .map_err(|error| self.bad(&export.nbd.span(), format!("nbd: {}", error.message())))?;
+        let (place, span) = self.place(export)?;
+        check_place(&place).map_err(|error| {
+            self.bad(&span, format!("{}: {}", place.kind.word(), error.message()))
+        })?;
         let name = export.name.as_ref().unwrap_or(device);
-        let nbd = export.nbd.get_ref();
         for other in &config.exports {
             let taken = other.name.as_ref().unwrap_or(&other.device);
-            if taken == name || other.nbd == *nbd {
+            if taken == name || other.place == place {
                 let what = format!("the export at line {} has this name or address", other.line);
-                return Err(self.bad(&export.nbd.span(), what));
+                return Err(self.bad(&span, what));
             }
         }
         Ok(ExportDecl {
             device: device.clone(),
-            nbd: nbd.clone(),
+            place,
             name: export.name.clone(),
             readonly: export.readonly,
-            line: self.line(&export.nbd.span()),
+            line: self.line(&span),
         })
+    }
+
+    /// How and where an export is served, and where that is declared.
+    fn place(&self, export: &RawExport) -> Result<(ExportPlace, Range<usize>), UserError> {
+        let given = [(ExportKind::Nbd, &export.nbd)];
+        let text =
+            |word: &Option<Spanned<String>>| word.as_ref().map(|word| word.get_ref().clone());
+        let words: Vec<_> = given.iter().map(|(kind, word)| (*kind, text(word))).collect();
+        let words: Vec<_> = words.iter().map(|(kind, word)| (*kind, word.as_deref())).collect();
+        let place = ExportPlace::one_of(&words).map_err(|error| {
+            self.bad(&export.device.span(), error.message()).hint(error.hint_text())
+        })?;
+        let word = given.iter().find_map(|(_, word)| word.as_ref());
+        let span = word.map_or_else(|| export.device.span(), Spanned::span);
+        Ok((place, span))
     }
 }
 
@@ -319,7 +336,7 @@ mod tests {
         let config = Config::parse(GOOD).expect("good");
         assert_eq!(config.files[0].len_sectors, 2048);
         assert_eq!(config.devices[0].table, "0 8 zero\n8 8 error");
-        assert_eq!(config.exports[0].nbd, "unix:d.sock");
+        assert_eq!(config.exports[0].place.address, "unix:d.sock");
     }
 
     #[test]
@@ -338,6 +355,7 @@ mod tests {
         check("name = \"d\"", "name = \"a/b\"", 6, "contains a '/'");
         check("0 8 zero", "0 zero", 7, "field 2");
         check("device = \"d\"", "device = \"e\"", 10, "no [[device]] called 'e'");
+        check("nbd = \"unix:d.sock\"", "", 10, "how to serve");
         check("unix:d.sock", "d.sock", 11, "neither unix: nor tcp:");
         check("[[export]]", "[[exports]]", 9, "unknown field `exports`");
         check("[[export]]", "[[export", 9, "");

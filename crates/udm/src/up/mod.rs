@@ -25,6 +25,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use udm_control::api::ExportState;
 use udm_control::ops::ExportOrder;
+use udm_control::place::{ExportKind, ExportPlace};
 use udm_control::{ControlOps, errno};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::DeviceKey;
@@ -66,11 +67,11 @@ pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(),
     for export in &config.exports {
         let order = ExportOrder {
             device: DeviceKey::Name(export.device.clone()),
-            address: export.nbd.clone(),
+            place: export.place.clone(),
             name: export.name.clone(),
             read_only: export.readonly,
         };
-        make_socket_directory(&export.nbd);
+        make_directory(&export.place);
         let state =
             service.ops().export(order).map_err(|error| named(error.at_line(export.line)))?;
         exports.push(state);
@@ -137,9 +138,12 @@ fn make_file(file: &FileDecl) -> Result<(), UserError> {
     }
 }
 
-/// Makes the directory of an export's socket. If that fails, listening says why.
-fn make_socket_directory(nbd: &str) {
-    let dir = nbd.strip_prefix("unix:").and_then(|path| Path::new(path).parent());
+/// Makes the directory that an export is served in. If that fails, serving says why.
+fn make_directory(place: &ExportPlace) {
+    let path = match place.kind {
+        ExportKind::Nbd => place.address.strip_prefix("unix:"),
+    };
+    let dir = path.and_then(|path| Path::new(path).parent());
     if let Some(dir) = dir.filter(|dir| !dir.as_os_str().is_empty()) {
         let _ = fs::create_dir_all(dir);
     }

@@ -14,7 +14,7 @@ use udm_core::error::{ErrorCode, UserError};
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub(super) enum Address {
     /// A unix socket.
     Unix(PathBuf),
     /// A TCP host and port, not yet looked up.
@@ -26,7 +26,7 @@ impl Address {
     ///
     /// # Errors
     /// `BadAddress`.
-    pub fn parse(text: &str) -> Result<Address, UserError> {
+    pub(super) fn parse(text: &str) -> Result<Address, UserError> {
         let bad = |what: &str| {
             UserError::new(ErrorCode::BadAddress, format!("'{text}': {what}"))
                 .hint("write unix:PATH or tcp:HOST:PORT")
@@ -53,7 +53,7 @@ impl Address {
     ///
     /// # Errors
     /// `BadAddress` if the host is not known.
-    pub fn look_up(host: &str, port: u16) -> Result<SocketAddr, UserError> {
+    pub(super) fn look_up(host: &str, port: u16) -> Result<SocketAddr, UserError> {
         let unknown = |what: String| {
             UserError::new(ErrorCode::BadAddress, format!("tcp:{host}:{port}: {what}"))
         };
@@ -63,7 +63,7 @@ impl Address {
     }
 
     /// What clients type for the export of this name.
-    pub fn uri(&self, export: &str) -> String {
+    pub(super) fn uri(&self, export: &str) -> String {
         let name = encode(export);
         match self {
             Address::Unix(path) => {

@@ -1,0 +1,251 @@
+//! Exports: which device is served where.
+//!
+//! An export has a name, one place ([`ExportPlace`]) and counts as an opener of its device. This
+//! file knows the names and does what is common to all kinds; what serves (a listener, a mount) is
+//! a [`Front`], and each kind has its file beside this one: a [`Plan`] made from the address, and
+//! the front it starts. To add a kind: a file, and an arm in [`plan`].
+//!
+//! Ending is graceful, then firm: requests under way are answered, but a device that is suspended
+//! or dead never answers, so after [`DRAIN_LIMIT`] an export's clients are cut off.
+//!
+//! The tricky case is two calls at a time that want one name or address: the map is locked while
+//! a front starts, so the second one finds the first.
+
+mod address;
+mod nbd;
+
+use super::state::SavedExport;
+use crate::runtime::{Runtime, status_of};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use udm_control::api::ExportState;
+use udm_control::ops::ExportOrder;
+use udm_control::place::{ExportKind, ExportPlace};
+use udm_core::error::{ErrorCode, UserError};
+use udm_core::lifecycle::{DeviceKey, DeviceStatus, Request};
+use udm_types::DeviceId;
+
+/// How long requests under way may take when an export ends. Longer than any healthy request,
+/// shorter than a person's patience with Ctrl-C.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// What to do about an address that somebody uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Say so.
+    None,
+    /// Take it over from a daemon that has died, or wait for its end, but not longer than
+    /// [`DRAIN_LIMIT`].
+    OldDaemon,
+}
+
+/// An address that has been understood, before anything is done.
+trait Plan {
+    /// The address in its one spelling, to compare and to show.
+    fn address(&self) -> String;
+
+    /// Starts to serve.
+    fn start(self: Box<Self>, start: Start<'_>) -> Result<Arc<dyn Front>, UserError>;
+}
+
+/// What a front is to serve.
+struct Start<'a> {
+    runtime: &'a Arc<Runtime>,
+    device: DeviceId,
+    name: &'a str,
+    read_only: bool,
+    patience: Patience,
+}
+
+/// What serves an export.
+trait Front: Send + Sync {
+    /// Where, in its one spelling; with what was chosen for the user (a port) filled in.
+    fn address(&self) -> String;
+
+    /// What clients type.
+    fn uri(&self, name: &str) -> String;
+
+    /// Clients connected now.
+    fn client_count(&self) -> u32;
+
+    /// Answers what is under way and ends; with `cut`, ends at once. `done` is told when the last
+    /// client is gone.
+    fn stop(&self, cut: bool, done: Sender<()>);
+
+    /// Removes what is left in the file system after the end.
+    fn clean_up(&self);
+}
+
+/// Understands an address.
+///
+/// # Errors
+/// `BadAddress`.
+fn plan(place: &ExportPlace) -> Result<Box<dyn Plan>, UserError> {
+    match place.kind {
+        ExportKind::Nbd => Ok(Box::new(nbd::Plan::parse(&place.address)?)),
+    }
+}
+
+/// Whether an address could be served at.
+///
+/// # Errors
+/// `BadAddress`.
+pub(crate) fn check_place(place: &ExportPlace) -> Result<(), UserError> {
+    plan(place).map(drop)
+}
+
+/// One export.
+#[derive(Clone)]
+struct Served {
+    device: DeviceId,
+    kind: ExportKind,
+    read_only: bool,
+    front: Arc<dyn Front>,
+}
+
+/// All exports of a daemon, by name.
+pub(crate) struct Exports {
+    runtime: Arc<Runtime>,
+    served: Mutex<BTreeMap<String, Served>>,
+}
+
+impl Exports {
+    pub(crate) fn new(runtime: Arc<Runtime>) -> Exports {
+        Exports { runtime, served: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Served>> {
+        // A panic in here cannot leave the map half changed.
+        self.served.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts to serve a device.
+    pub(crate) fn add(
+        &self,
+        order: &ExportOrder,
+        patience: Patience,
+    ) -> Result<ExportState, UserError> {
+        let plan = plan(&order.place)?;
+        let opened = self.runtime.request(Request::Open { device: order.device.clone() });
+        let device = status_of(opened?)?;
+        let started = self.start(order, &device, plan, patience);
+        if started.is_err() {
+            self.close(device.id);
+        }
+        started
+    }
+
+    fn start(
+        &self,
+        order: &ExportOrder,
+        device: &DeviceStatus,
+        plan: Box<dyn Plan>,
+        patience: Patience,
+    ) -> Result<ExportState, UserError> {
+        let name = order.name.clone().unwrap_or_else(|| device.name.as_str().to_owned());
+        let kind = order.place.kind;
+        // Held while the front starts, so that two calls cannot take one name.
+        let mut served = self.lock();
+        if let Some(taken) = served.get(&name) {
+            return Err(UserError::new(
+                ErrorCode::ExportTaken,
+                format!("an export '{name}' is served at {}", taken.front.address()),
+            )
+            .hint("choose another --name, or end it with udm unexport"));
+        }
+        let address = plan.address();
+        let is_same = |one: &Served| one.kind == kind && one.front.address() == address;
+        if let Some((other, _)) = served.iter().find(|(_, one)| is_same(one)) {
+            return Err(UserError::new(
+                ErrorCode::ExportTaken,
+                format!("{address} serves the export '{other}' already"),
+            )
+            .hint("choose another address"));
+        }
+        let read_only = order.read_only;
+        let runtime = &self.runtime;
+        let front =
+            plan.start(Start { runtime, device: device.id, name: &name, read_only, patience })?;
+        let one = Served { device: device.id, kind, read_only, front };
+        let state = describe(&name, device.name.as_str(), &one, 0);
+        served.insert(name, one);
+        Ok(state)
+    }
+
+    /// Ends an export and waits until its clients are gone.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), UserError> {
+        let Some(one) = self.lock().remove(name) else {
+            return Err(UserError::new(
+                ErrorCode::NoSuchExport,
+                format!("there is no export '{name}'"),
+            ));
+        };
+        self.end(&one);
+        Ok(())
+    }
+
+    /// Ends all exports; they drain at the same time.
+    pub(crate) fn remove_all(&self) {
+        let all = std::mem::take(&mut *self.lock());
+        std::thread::scope(|scope| {
+            for one in all.values() {
+                scope.spawn(|| self.end(one));
+            }
+        });
+    }
+
+    fn end(&self, one: &Served) {
+        let (sender, receiver) = channel();
+        one.front.stop(false, sender.clone());
+        if receiver.recv_timeout(DRAIN_LIMIT) == Err(RecvTimeoutError::Timeout) {
+            one.front.stop(true, sender);
+            // A cut waits for nobody; it ends.
+            let _ = receiver.recv();
+        }
+        one.front.clean_up();
+        self.close(one.device);
+    }
+
+    fn close(&self, device: DeviceId) {
+        // Fails only for a device that is gone, which cannot be while it is open.
+        drop(self.runtime.request(Request::Close { device }));
+    }
+
+    /// What is served, ordered by name.
+    pub(crate) fn list(&self) -> Vec<ExportState> {
+        let served = self.lock().clone();
+        let state = |name: &String, one: &Served| {
+            describe(name, &self.device_name(one.device), one, one.front.client_count())
+        };
+        served.iter().map(|(name, one)| state(name, one)).collect()
+    }
+
+    /// What a restart has to bring back, ordered by name.
+    pub(crate) fn saved(&self) -> Vec<SavedExport> {
+        let served = self.lock().clone();
+        let saved = |name: &String, one: &Served| {
+            let place = ExportPlace { kind: one.kind, address: one.front.address() };
+            SavedExport::at(place, name.clone(), self.device_name(one.device), one.read_only)
+        };
+        served.iter().map(|(name, one)| saved(name, one)).collect()
+    }
+
+    fn device_name(&self, id: DeviceId) -> String {
+        let found = self.runtime.request(Request::Status { device: DeviceKey::Id(id) });
+        found.and_then(status_of).map(|status| status.name.as_str().to_owned()).unwrap_or_default()
+    }
+}
+
+fn describe(name: &str, device: &str, one: &Served, connections: u32) -> ExportState {
+    ExportState {
+        name: name.to_owned(),
+        device: device.to_owned(),
+        kind: one.kind.word().to_owned(),
+        address: one.front.address(),
+        uri: one.front.uri(name),
+        read_only: one.read_only,
+        connections,
+    }
+}

@@ -1,0 +1,197 @@
+//! NBD exports: a listener on a lane, at a unix socket or a TCP port.
+//!
+//! The lane side (accepting, connections, draining) is `udm-front`'s; this file listens, starts
+//! the listener actor and sends it orders.
+//!
+//! The tricky case is a restart right after `kill -9`: the kernel takes a ring down after its
+//! process, so the dead daemon's sockets still listen for a moment. When exports are brought back,
+//! a unix socket whose listener has died is replaced, and any other address is waited for
+//! ([`Patience`]): a connection to it hangs up when it goes.
+
+use super::address::Address;
+use super::{DRAIN_LIMIT, Front, Patience, Start};
+use crate::runtime::Runtime;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use udm_control::errno;
+use udm_core::LaneMessage;
+use udm_core::error::{ErrorCode, ErrorKind, UserError};
+use udm_driver::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, remove_orphan};
+use udm_front::nbd::server::{Export, Listener, ListenerOrder};
+use udm_lane::Errno;
+use udm_types::{ActorId, LaneId};
+
+/// How often to try for an old daemon's address. Each try but the last has waited for its end.
+const OLD_DAEMON_TRIES: u32 = 3;
+
+/// Where the listener lives; its connections are spread over all lanes.
+const LANE: LaneId = LaneId(0);
+
+/// An NBD export to be.
+pub(super) struct Plan {
+    address: Address,
+}
+
+impl Plan {
+    /// Understands `unix:PATH` or `tcp:HOST:PORT`.
+    ///
+    /// # Errors
+    /// `BadAddress`.
+    pub(super) fn parse(address: &str) -> Result<Plan, UserError> {
+        Ok(Plan { address: Address::parse(address)? })
+    }
+}
+
+impl super::Plan for Plan {
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn start(self: Box<Self>, start: Start<'_>) -> Result<Arc<dyn Front>, UserError> {
+        let (socket, address) = listen(self.address, start.patience)?;
+        let export = Export {
+            name: start.name.to_owned(),
+            device: start.device,
+            description: String::new(),
+            read_only: start.read_only,
+        };
+        let actor =
+            start.runtime.spawn_actor(LANE, move || Box::new(Listener::new(socket, vec![export])));
+        Ok(Arc::new(NbdFront { runtime: Arc::clone(start.runtime), address, actor }))
+    }
+}
+
+/// A listener.
+struct NbdFront {
+    runtime: Arc<Runtime>,
+    address: Address,
+    actor: ActorId,
+}
+
+impl NbdFront {
+    fn tell(&self, order: ListenerOrder) {
+        self.runtime.send(LANE, LaneMessage::ToActor(self.actor, Box::new(order)));
+    }
+}
+
+impl Front for NbdFront {
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    fn uri(&self, name: &str) -> String {
+        self.address.uri(name)
+    }
+
+    fn client_count(&self) -> u32 {
+        let (sender, receiver) = channel();
+        let answer = Box::new(move |count| {
+            // The receiver waits below.
+            let _ = sender.send(count);
+        });
+        self.tell(ListenerOrder::Count(answer));
+        // A listener that has just ended drops the order, and has no connections.
+        receiver.recv().map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    fn stop(&self, cut: bool, done: Sender<()>) {
+        let done = Box::new(move || {
+            // Whoever waited may have given up.
+            let _ = done.send(());
+        });
+        self.tell(ListenerOrder::Stop { cut, done });
+    }
+
+    fn clean_up(&self) {
+        if let Address::Unix(path) = &self.address {
+            // Gone already, or in a directory that is: nothing is left to clean up.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Listens; with port 0 the address that comes back has the port taken.
+fn listen(address: Address, patience: Patience) -> Result<(OwnedFd, Address), UserError> {
+    if let Address::Unix(path) = &address
+        && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
+        && !parent.is_dir()
+    {
+        return Err(UserError::new(
+            ErrorCode::ListenFailed,
+            format!("listen on {address}: there is no directory {}", parent.display()),
+        )
+        .of_kind(ErrorKind::NoEntry));
+    }
+    let found = match &address {
+        Address::Unix(_) => None,
+        Address::Tcp(host, port) => Some(Address::look_up(host, *port)?),
+    };
+    let mut tries_left = match patience {
+        Patience::None => 0,
+        Patience::OldDaemon => OLD_DAEMON_TRIES,
+    };
+    loop {
+        match listen_once(&address, found) {
+            Ok((socket, port)) => {
+                let bound = match (address, port) {
+                    (Address::Tcp(host, _), Some(port)) => Address::Tcp(host, port),
+                    (other, _) => other,
+                };
+                return Ok((socket, bound));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
+                // Still there when the time is over: then it is no dead daemon.
+                let is_free = is_orphan_removed(&address) || await_end(&address, found);
+                tries_left = if is_free { tries_left - 1 } else { 0 };
+            }
+            Err(error) => {
+                let what = format!("listen on {address}");
+                return Err(errno::system(ErrorCode::ListenFailed, &what, &error));
+            }
+        }
+    }
+}
+
+fn listen_once(address: &Address, found: Option<SocketAddr>) -> io::Result<(OwnedFd, Option<u16>)> {
+    let system = |errno: Errno| io::Error::from_raw_os_error(errno.0);
+    match (address, found) {
+        (Address::Unix(path), _) => {
+            let socket = listen_unix(path, SOCKET_MODE_DEFAULT).map_err(system)?;
+            Ok((socket, None))
+        }
+        (Address::Tcp(..), Some(found)) => {
+            let (socket, bound) = listen_tcp(found).map_err(system)?;
+            Ok((socket, Some(bound.port())))
+        }
+        (Address::Tcp(..), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
+    }
+}
+
+/// Frees an address of an old daemon that has died, where that can be told.
+fn is_orphan_removed(address: &Address) -> bool {
+    match address {
+        Address::Unix(path) => remove_orphan(path),
+        Address::Tcp(..) => false,
+    }
+}
+
+/// Waits until whoever listens at an address hangs up. False if [`DRAIN_LIMIT`] passes before.
+fn await_end(address: &Address, found: Option<SocketAddr>) -> bool {
+    let connection: Option<OwnedFd> = match address {
+        Address::Unix(path) => UnixStream::connect(path).ok().map(OwnedFd::from),
+        Address::Tcp(..) => found
+            .and_then(|found| TcpStream::connect_timeout(&found, DRAIN_LIMIT).ok())
+            .map(OwnedFd::from),
+    };
+    // Refused: it has gone meanwhile.
+    let Some(connection) = connection else { return true };
+    let mut polled = [PollFd::new(&connection, PollFlags::empty())];
+    let span = Timespec { tv_sec: DRAIN_LIMIT.as_secs() as i64, tv_nsec: 0 };
+    // An error (a signal, say) is worth another try; the tries are counted.
+    poll(&mut polled, Some(&span)) != Ok(0)
+}
