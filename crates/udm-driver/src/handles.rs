@@ -88,8 +88,10 @@ pub(crate) enum FileClass {
     Storage,
     /// A socket.
     Socket,
-    /// A pipe, an eventfd and their like: no offsets, waits for data.
+    /// A pipe and its like: no offsets, waits for data.
     Stream,
+    /// An eventfd. Often shared with another process, which relies on calls that do not block.
+    Event,
 }
 
 /// Takes ownership of a raw handle, with what it is. `EBADF` if it is no open descriptor.
@@ -132,6 +134,11 @@ pub(crate) fn set_nonblocking(fd: &OwnedFd, nonblocking: bool) -> Result<(), Err
     fcntl_setfl(fd, wanted).map_err(|error| Errno(error.raw_os_error()))
 }
 
+/// Adds one to an eventfd's counter. Nothing happens if it is full: it has been rung already.
+pub(crate) fn ring(fd: &OwnedFd) {
+    let _ = rustix::io::write(fd, &1_u64.to_ne_bytes());
+}
+
 /// Ends both directions of a socket; anything else is left alone.
 pub(crate) fn shutdown_both(fd: &OwnedFd) {
     // Fails for a descriptor that is no socket, or for one whose peer has gone already; either
@@ -150,8 +157,9 @@ fn classify(raw: RawFd) -> Result<FileClass, Errno> {
     Ok(match mode & libc::S_IFMT {
         libc::S_IFREG | libc::S_IFBLK | libc::S_IFDIR | libc::S_IFLNK => FileClass::Storage,
         libc::S_IFSOCK => FileClass::Socket,
-        // Anonymous inodes (eventfd, signalfd) have no file type at all.
-        libc::S_IFIFO | 0 => FileClass::Stream,
+        libc::S_IFIFO => FileClass::Stream,
+        // Anonymous inodes have no file type at all; of these, lanes are given eventfds only.
+        0 => FileClass::Event,
         // Character devices: those that can be waited for (tty, fuse) and those that cannot
         // (/dev/zero) both take plain offset calls.
         _ => FileClass::Storage,

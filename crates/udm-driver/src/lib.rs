@@ -2,7 +2,8 @@
 //!
 //! [`open_driver`] gives a lane its [`udm_lane::Driver`]: io_uring, or where that is refused a
 //! portable one (epoll and a few threads), with a line that says which and why. Around it:
-//! opening lower files and devices, sockets, a shared anonymous mapping, lane threads, clocks.
+//! opening lower files and devices, sockets, shared mappings (our own and those of clients), lane
+//! threads, clocks.
 //!
 //! This crate knows no targets, tables or bios; it moves bytes. It is also where `unsafe` lives:
 //! each block says why it is sound, and the rule they all rest on is that memory handed to the
@@ -12,6 +13,7 @@ mod calls;
 mod clock;
 mod errno;
 mod error;
+mod file_mapping;
 mod handles;
 mod open;
 mod orphan;
@@ -28,6 +30,7 @@ mod wake;
 pub use clock::{cpu_time_ns, monotonic_ns};
 pub use errno::status_from_errno;
 pub use error::DriverError;
+pub use file_mapping::FileMapping;
 pub use open::{OpenOptions, OpenedFile, open_file};
 pub use orphan::remove_orphan;
 #[doc(hidden)]

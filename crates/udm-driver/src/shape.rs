@@ -20,6 +20,7 @@ pub(crate) enum Shape {
     Recv,
     Send,
     Accept,
+    Watch,
 }
 
 /// Takes an operation apart: which file, what to do, with which memory.
@@ -38,6 +39,7 @@ pub(crate) fn split(op: DriverOp) -> (Handle, Shape, Payload) {
         DriverOp::Recv { handle, segment } => (handle, Shape::Recv, Payload::from(segment)),
         DriverOp::Send { handle, payload } => (handle, Shape::Send, payload),
         DriverOp::Accept { handle } => (handle, Shape::Accept, Payload::empty()),
+        DriverOp::Watch { handle } => (handle, Shape::Watch, Payload::empty()),
     }
 }
 
@@ -49,7 +51,7 @@ impl Shape {
             Shape::Fallocate { kind: _, offset_bytes, len_bytes } => {
                 offset_bytes.saturating_add(len_bytes)
             }
-            Shape::Sync | Shape::Recv | Shape::Send | Shape::Accept => 0,
+            Shape::Sync | Shape::Recv | Shape::Send | Shape::Accept | Shape::Watch => 0,
         };
         if end > i64::MAX as u64 { Err(Errno(libc::EINVAL)) } else { Ok(()) }
     }
@@ -57,13 +59,12 @@ impl Shape {
     /// How such an operation ends on a file of this class.
     pub(crate) fn kind(self, class: FileClass) -> OpKind {
         match (self, class) {
-            (Shape::Read { .. }, FileClass::Socket | FileClass::Stream) | (Shape::Recv, _) => {
-                OpKind::Recv
-            }
-            (Shape::Write { .. }, FileClass::Socket | FileClass::Stream) | (Shape::Send, _) => {
-                OpKind::Send
-            }
+            (Shape::Read { .. }, FileClass::Socket | FileClass::Stream | FileClass::Event)
+            | (Shape::Recv, _) => OpKind::Recv,
+            (Shape::Write { .. }, FileClass::Socket | FileClass::Stream | FileClass::Event)
+            | (Shape::Send, _) => OpKind::Send,
             (Shape::Accept, _) => OpKind::Accept,
+            (Shape::Watch, _) => OpKind::Watch,
             (Shape::Read { .. } | Shape::Write { .. }, FileClass::Storage)
             | (Shape::Sync | Shape::Fallocate { .. }, _) => OpKind::Storage,
         }
@@ -79,8 +80,10 @@ pub(crate) enum OpKind {
     Recv,
     /// When the peer has taken bytes or goes.
     Send,
-    /// When cancelled; has many results.
+    /// When cancelled; has many results, each a descriptor.
     Accept,
+    /// When cancelled; has many results that mean nothing but "look".
+    Watch,
 }
 
 /// `fallocate`'s mode for a kind.

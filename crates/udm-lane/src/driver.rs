@@ -5,7 +5,7 @@
 //! portable in `udm-driver`, the simulated one in `udm-sim`. One test suite runs on all.
 //!
 //! Rules. Submitting never blocks and never fails: an operation that cannot be started completes
-//! with an error. Every operation completes exactly once (multishot accept: once with `more`
+//! with an error. Every operation completes exactly once (accepts and watches: once with `more`
 //! unset). Results may be short; continuing is the caller's business. Completions of one `wait`
 //! come in an order the driver chose.
 //!
@@ -119,6 +119,12 @@ pub enum DriverOp {
         /// The listening socket.
         handle: Handle,
     },
+    /// Report every ring of an eventfd until cancelled or closed; the counter is never read, so
+    /// one result may stand for many rings. The first result may come without a ring.
+    Watch {
+        /// The eventfd.
+        handle: Handle,
+    },
 }
 
 /// The end of an operation (or one result of a multishot one).
@@ -176,6 +182,13 @@ pub trait Driver {
 
     /// Starts an operation. It may be held back until the next [`Driver::wait`] (batching).
     fn submit(&mut self, token: OpToken, op: DriverOp);
+
+    /// Rings an eventfd: adds one to its counter, with the operations of the next
+    /// [`Driver::wait`] at the latest. Nothing comes back. One that cannot be rung (closed, its
+    /// counter full) is not.
+    fn signal(&mut self, handle: Handle) {
+        let _ = handle;
+    }
 
     /// Asks for an operation to end early; it still completes exactly once.
     fn cancel(&mut self, token: OpToken);

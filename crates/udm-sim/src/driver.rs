@@ -144,7 +144,10 @@ impl SimState {
                 }
                 (handle, DiskAction::Zero, offset_bytes, len_bytes, Payload::empty())
             }
-            DriverOp::Recv { .. } | DriverOp::Send { .. } | DriverOp::Accept { .. } => {
+            DriverOp::Recv { .. }
+            | DriverOp::Send { .. }
+            | DriverOp::Accept { .. }
+            | DriverOp::Watch { .. } => {
                 return self.refuse_op(lane, token, EINVAL, Payload::empty());
             }
         };

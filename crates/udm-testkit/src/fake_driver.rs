@@ -144,7 +144,9 @@ fn parts(op: DriverOp) -> (Option<Handle>, Payload) {
         | DriverOp::Write { payload, .. }
         | DriverOp::Send { payload, .. } => (None, payload),
         DriverOp::Recv { segment, .. } => (None, Payload::from(segment)),
-        DriverOp::Fallocate { .. } | DriverOp::Accept { .. } => (None, Payload::empty()),
+        DriverOp::Fallocate { .. } | DriverOp::Accept { .. } | DriverOp::Watch { .. } => {
+            (None, Payload::empty())
+        }
     }
 }
 

@@ -19,7 +19,9 @@ mod stream;
 
 use crate::clock;
 use crate::error::DriverError;
-use crate::handles::{FileClass, HandleTable, raw_of, set_nonblocking, shutdown_both, take_over};
+use crate::handles::{
+    FileClass, HandleTable, raw_of, ring, set_nonblocking, shutdown_both, take_over,
+};
 use crate::shape::{OpKind, Shape, split};
 use crate::sockets::begin_connect;
 use crate::vectors::Vectors;
@@ -183,7 +185,7 @@ impl Driver for PortableDriver {
         let op = StreamOp { token, shape, payload };
         let (vectors, ready) = (&mut self.vectors, &mut self.ready);
         match shape.kind(file.class) {
-            OpKind::Recv | OpKind::Accept => {
+            OpKind::Recv | OpKind::Accept | OpKind::Watch => {
                 file.inbound.push_back(op);
                 if file.inbound.len() == 1 {
                     file.work_inbound(vectors, ready);
@@ -199,6 +201,12 @@ impl Driver for PortableDriver {
                 let file = Arc::clone(&file.fd);
                 self.waiting.push_back(Job { token, file, shape, payload: op.payload });
             }
+        }
+    }
+
+    fn signal(&mut self, handle: Handle) {
+        if let Some(file) = self.files.get_mut(handle).filter(|file| !file.closing) {
+            ring(&file.fd);
         }
     }
 

@@ -43,6 +43,6 @@ pub(crate) fn run(
             })
         }
         // The driver tries these itself and never hands them to the pool.
-        Shape::Recv | Shape::Send | Shape::Accept => Err(Errno(libc::EINVAL)),
+        Shape::Recv | Shape::Send | Shape::Accept | Shape::Watch => Err(Errno(libc::EINVAL)),
     }
 }

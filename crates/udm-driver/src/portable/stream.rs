@@ -59,6 +59,12 @@ impl PortableFile {
                     payload: Payload::empty(),
                     more: true,
                 }),
+                // The descriptor is reported once for a ring, and it stays readable.
+                (Shape::Watch, _) => {
+                    let (token, payload) = (op.token, Payload::empty());
+                    ready.push(Completion { token, result: Ok(0), payload, more: true });
+                    return;
+                }
                 // The client went before it was accepted.
                 (Shape::Accept, Err(Errno(libc::ECONNABORTED))) => {}
                 _ => ready.extend(self.inbound.pop_front().map(|op| op.ended(result))),
@@ -123,6 +129,8 @@ fn attempt(fd: &OwnedFd, class: FileClass, op: &StreamOp, vectors: &mut Vectors)
             // SAFETY: as for the read.
             retry(|| unsafe { libc::writev(raw, start, count) })
         }
+        // There is nothing to do but to tell.
+        Shape::Watch => Ok(0),
         // The driver hands these to the pool.
         Shape::Sync | Shape::Fallocate { .. } => Err(Errno(libc::EINVAL)),
     }

@@ -43,12 +43,25 @@ pub(crate) fn entry(shape: Shape, target: Target, slot: &mut Slot, multishot: bo
         Shape::Accept if multishot => {
             opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
         }
+        Shape::Watch => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build(),
         Shape::Accept => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
             .flags(libc::SOCK_CLOEXEC)
             .build(),
     };
     // The opcode builders choose this flag by the *type* of the descriptor; here it is a value.
     if target.fixed { entry.flags(Flags::FIXED_FILE) } else { entry }
+}
+
+/// The entry that rings an eventfd. It belongs to no slot and reports nothing but a failure.
+pub(crate) fn signal(target: Target) -> Entry {
+    // Static, so it outlives every operation.
+    static ONE: u64 = 1;
+    let mut flags = Flags::SKIP_SUCCESS;
+    if target.fixed {
+        flags |= Flags::FIXED_FILE;
+    }
+    let one = (&raw const ONE).cast();
+    opcode::Write::new(types::Fd(target.number), one, 8).build().flags(flags)
 }
 
 fn read(fd: types::Fd, slot: &mut Slot, offset_bytes: u64) -> Entry {

@@ -26,7 +26,7 @@ mod writer;
 use crate::clock;
 use crate::error::DriverError;
 use crate::handles::{
-    FileClass, HandleTable, cached_file, index_of, raw_of, set_nonblocking, shutdown_both,
+    FileClass, HandleTable, cached_file, index_of, raw_of, ring, set_nonblocking, shutdown_both,
     take_over,
 };
 use crate::shape::{OpKind, Shape, split};
@@ -61,6 +61,9 @@ pub(crate) struct UringDriver {
     backlog: VecDeque<squeue::Entry>,
     /// Completions of operations the kernel never saw.
     refused: Vec<Completion>,
+    /// Files rung since the queue was last empty. Each counts as an operation of its file until
+    /// the kernel has taken the entry, so that its place in the file table stays.
+    signalled: Vec<Handle>,
     writer: Writer,
     wake: Arc<EventWake>,
 }
@@ -90,6 +93,7 @@ impl UringDriver {
             slots: Slots::default(),
             backlog: VecDeque::new(),
             refused: Vec::new(),
+            signalled: Vec::new(),
             writer: Writer::new(Arc::clone(&wake)),
             wake,
         };
@@ -197,7 +201,8 @@ impl UringDriver {
     ) {
         let Some(slot) = self.slots.get_mut(user_data) else { return };
         let result = op_result(ended.result());
-        if slot.kind == OpKind::Accept && self.accept_goes_on(user_data, ended, result) {
+        let many = matches!(slot.kind, OpKind::Accept | OpKind::Watch);
+        if many && self.goes_on(user_data, ended, result) {
             if let (Ok(_), Some(slot)) = (result, self.slots.get_mut(user_data)) {
                 let token = slot.token;
                 completions.push(Completion {
@@ -214,8 +219,8 @@ impl UringDriver {
         self.ended_on(handle);
     }
 
-    /// True if an accept has more to come; arms it again where the kernel has stopped.
-    fn accept_goes_on(&mut self, user_data: u64, ended: &cqueue::Entry, result: OpResult) -> bool {
+    /// True if an accept or a watch has more to come; arms it again where the kernel has stopped.
+    fn goes_on(&mut self, user_data: u64, ended: &cqueue::Entry, result: OpResult) -> bool {
         if cqueue::more(ended.flags()) {
             return true;
         }
@@ -231,7 +236,8 @@ impl UringDriver {
         let handle = slot.handle;
         let Some(file) = self.files.get_mut(handle) else { return false };
         let multishot = self.abilities.multishot_accept;
-        let again = entry::entry(Shape::Accept, file.target, slot, multishot).user_data(user_data);
+        let shape = if slot.kind == OpKind::Watch { Shape::Watch } else { Shape::Accept };
+        let again = entry::entry(shape, file.target, slot, multishot).user_data(user_data);
         self.push(again);
         true
     }
@@ -264,6 +270,20 @@ impl UringDriver {
         }
     }
 
+    /// Lets go of the files that were rung, once the kernel has all entries.
+    #[inline]
+    fn settle_signals(&mut self) {
+        if self.signalled.is_empty()
+            || !self.backlog.is_empty()
+            || !self.ring.submission().is_empty()
+        {
+            return;
+        }
+        let mut signalled = std::mem::take(&mut self.signalled);
+        signalled.drain(..).for_each(|handle| self.ended_on(handle));
+        self.signalled = signalled;
+    }
+
     fn refuse(&mut self, token: OpToken, payload: Payload, errno: Errno) {
         self.refused.push(Completion { token, result: Err(errno), payload, more: false });
     }
@@ -276,9 +296,12 @@ impl Driver for UringDriver {
 
     fn register(&mut self, raw: RawHandle) -> Result<Handle, Errno> {
         let (fd, class) = take_over(raw)?;
-        if class != FileClass::Storage {
+        match class {
+            FileClass::Storage => {}
             // On a non-blocking descriptor the ring would report EAGAIN instead of waiting.
-            set_nonblocking(&fd, false)?;
+            FileClass::Socket | FileClass::Stream => set_nonblocking(&fd, false)?,
+            // On one that may block, the ring would leave a signal to a thread.
+            FileClass::Event => set_nonblocking(&fd, true)?,
         }
         let number = raw_of(&fd);
         let target = Target { number, fixed: false };
@@ -308,7 +331,8 @@ impl Driver for UringDriver {
             self.release(handle);
         } else {
             self.cancel_all(|slot| {
-                slot.handle == handle && matches!(slot.kind, OpKind::Recv | OpKind::Accept)
+                slot.handle == handle
+                    && matches!(slot.kind, OpKind::Recv | OpKind::Accept | OpKind::Watch)
             });
         }
     }
@@ -347,6 +371,17 @@ impl Driver for UringDriver {
         self.push(entry);
     }
 
+    fn signal(&mut self, handle: Handle) {
+        let Some(file) = self.files.get_mut(handle).filter(|file| !file.closing) else { return };
+        if !self.abilities.skips_success {
+            return ring(&file.fd);
+        }
+        file.in_flight += 1;
+        let entry = entry::signal(file.target).user_data(USER_CANCEL);
+        self.signalled.push(handle);
+        self.push(entry);
+    }
+
     fn cancel(&mut self, token: OpToken) {
         self.withdraw_writes(token);
         self.cancel_all(|slot| slot.token == token);
@@ -366,6 +401,7 @@ impl Driver for UringDriver {
                 && self.ring.completion().is_empty()
                 && self.wake.prepare_to_block();
             self.enter(block, deadline);
+            self.settle_signals();
             self.reap(completions);
             let woken = self.wake.settle();
             // After `settle`: what is given back from here on keeps the next turn from blocking.

@@ -39,6 +39,8 @@ pub(crate) struct Abilities {
     pub(crate) fixed_files: u32,
     /// One accept operation delivers many connections.
     pub(crate) multishot_accept: bool,
+    /// An operation can be told not to report success.
+    pub(crate) skips_success: bool,
     /// The flags of the best rung of the ladder that the kernel took, for the report.
     pub(crate) flavour: &'static str,
 }
@@ -65,13 +67,16 @@ pub(crate) fn open_ring(age: Age) -> Result<(IoUring, Abilities), DriverError> {
     {
         return Err(DriverError::refused("features of Linux 5.13", Errno(libc::ENOSYS)));
     }
+    let skips_success = params.is_feature_skip_cqe_on_success();
     let multishot_accept = check_operations(&ring)?;
     no_operation(&mut ring)?;
     if age == Age::Oldest {
-        return Ok((ring, Abilities { fixed_files: 0, multishot_accept: false, flavour }));
+        let abilities =
+            Abilities { fixed_files: 0, multishot_accept: false, skips_success: false, flavour };
+        return Ok((ring, abilities));
     }
     let fixed_files = register_table(&ring);
-    Ok((ring, Abilities { fixed_files, multishot_accept, flavour }))
+    Ok((ring, Abilities { fixed_files, multishot_accept, skips_success, flavour }))
 }
 
 fn build() -> Result<(IoUring, &'static str), DriverError> {

@@ -13,7 +13,7 @@ use udm_lane::{Handle, OpToken, Payload};
 
 /// `user_data` of the poll on the doorbell.
 pub(crate) const USER_WAKE: u64 = 1;
-/// `user_data` of cancels; nobody looks at their result.
+/// `user_data` of cancels and signals; nobody looks at their result.
 pub(crate) const USER_CANCEL: u64 = 2;
 
 /// One operation in flight.
@@ -22,7 +22,7 @@ pub(crate) struct Slot {
     pub(crate) handle: Handle,
     pub(crate) kind: OpKind,
     pub(crate) payload: Payload,
-    /// An accept that must not be armed again.
+    /// An accept or a watch that must not be armed again.
     pub(crate) cancelled: bool,
     live: bool,
     generation: u32,

@@ -8,6 +8,7 @@
 //! A machine that forbids io_uring runs the portable half and says so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod events;
 mod refusal;
 mod rig;
 mod sockets;
@@ -82,6 +83,12 @@ on_every_driver! {
         a_non_blocking_socket_waits_like_any_other,
         a_connection_can_be_used_before_it_stands,
         a_connection_nobody_takes_says_so;
+    events:
+        every_ring_is_reported_and_an_idle_watch_is_silent,
+        a_ring_before_the_watch_is_reported,
+        a_cancelled_or_closed_watch_ends_once,
+        a_signal_rings_and_reports_nothing,
+        a_signal_just_before_a_close_still_rings;
     waking:
         a_wake_from_another_thread_ends_a_blocked_wait,
         a_wake_before_the_wait_is_not_lost,
