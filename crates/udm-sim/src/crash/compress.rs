@@ -43,6 +43,8 @@ pub(crate) struct CompressSetup {
     format: FormatRequest,
     options: Options,
     shape: Shape,
+    /// Shrinks go to the smallest disk that the volume allows, not to the first size.
+    shrinks_to_least: bool,
 }
 
 /// The volume.
@@ -52,7 +54,8 @@ pub(crate) struct Compress {
     alarm: Option<String>,
     /// A resize that did not begin.
     refused: Option<ResizeFault>,
-    first_disk_bytes: u64,
+    /// What a shrink leaves of the disk; nothing for as little as possible.
+    shrunk_disk_bytes: Option<u64>,
 }
 
 impl CrashSubject for Compress {
@@ -114,7 +117,7 @@ impl CrashSubject for Compress {
             defaults: Defaults { codec: Codec::Lz4, level: 0 },
             is_discarded: rng.bool(),
         };
-        CompressSetup { format, options, shape }
+        CompressSetup { format, options, shape, shrinks_to_least: rng.bool() }
     }
 
     fn shape(setup: &CompressSetup) -> Shape {
@@ -128,8 +131,8 @@ impl CrashSubject for Compress {
 
     fn open(setup: &CompressSetup, disk: Disk, now: Nanos) -> Compress {
         let volume = Volume::open(disk, setup.options.clone(), now);
-        let first_disk_bytes = setup.shape.disk_len_bytes;
-        Compress { volume, is_told_to_stop: false, alarm: None, refused: None, first_disk_bytes }
+        let shrunk_disk_bytes = (!setup.shrinks_to_least).then_some(setup.shape.disk_len_bytes);
+        Compress { volume, is_told_to_stop: false, alarm: None, refused: None, shrunk_disk_bytes }
     }
 
     fn standing(&self) -> Standing {
@@ -252,9 +255,16 @@ impl CrashSubject for Compress {
 }
 
 impl Compress {
-    /// Begins to use no more of the disk than the workload needs.
+    /// Begins to use no more of the disk than the workload needs, or than is live now.
     fn shrink_disk(&mut self) {
-        self.refused = self.volume.shrink_disk(self.first_disk_bytes).err();
+        let begun = match self.shrunk_disk_bytes {
+            Some(disk_bytes) => self.volume.shrink_disk(disk_bytes),
+            None => match self.volume.shrink_disk(0) {
+                Err(ResizeFault::Disk { least_bytes, .. }) => self.volume.shrink_disk(least_bytes),
+                other => other,
+            },
+        };
+        self.refused = begun.err();
     }
 }
 
@@ -274,6 +284,7 @@ fn draw_options(segment_bytes: u64, rng: &mut Rng) -> Options {
         buffer_bytes: [96 << 10, 1 << 20][rng.usize(0..2)],
         checkpoint_log_bytes: segment_bytes * rng.u64(2..40),
         discard_passdown: rng.bool(),
+        quiet_before_checkpoint: Nanos::from_millis([10, 200, 5000][rng.usize(0..3)]),
         punch_granularity_bytes: [None, None, Some(512), Some(4096)][rng.usize(0..4)],
         no_space: match rng.bool() {
             true => NoSpace::Error,

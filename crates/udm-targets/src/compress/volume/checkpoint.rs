@@ -46,6 +46,8 @@ use udm_meta::{DiskFuture, sum};
 
 /// Pages that are read and written at a time: enough to keep a disk busy.
 const WINDOW_PAGES: usize = 32;
+/// One part in so many of the memory for changes is worth a checkpoint when nothing else goes on.
+const QUIET_SHARE: usize = 64;
 /// Changes forgotten in one slice.
 const FORGET_SLICE: usize = 4096;
 
@@ -536,6 +538,12 @@ impl Core {
         if self.live.borrow().is_stopping { Err(Halt::Stopped) } else { Ok(()) }
     }
 
+    /// True if changes take memory that a checkpoint would give back.
+    fn has_many_changes(&self) -> bool {
+        let memory_bytes = self.live.borrow().map.active.memory_bytes();
+        memory_bytes >= self.port.options.delta_bytes / QUIET_SHARE
+    }
+
     /// True if it is time for a checkpoint.
     fn is_checkpoint_due(&self) -> bool {
         let live = self.live.borrow();
@@ -547,17 +555,32 @@ impl Core {
     }
 }
 
+/// Ends when a checkpoint is due, or something else is for the keeper. An idle volume has no timer.
+async fn await_due(core: &Core) {
+    let is_called = || {
+        let live = core.live.borrow();
+        let is_called = live.is_stopping || live.needs_mark;
+        drop(live);
+        is_called || core.is_checkpoint_due()
+    };
+    loop {
+        core.background.until(|| is_called() || core.has_many_changes()).await;
+        let records = core.live.borrow().log.records;
+        let deadline = core.port.clock.now() + core.port.options.quiet_before_checkpoint;
+        let called = || is_called().then_some(());
+        let called = core.port.clock.wait_until(deadline, &core.background, called).await;
+        let live = core.live.borrow();
+        let is_quiet = live.log.records == records && !live.log.has_open();
+        if called.is_some() || is_quiet {
+            return;
+        }
+    }
+}
+
 /// Task: makes checkpoints when they are due.
 pub(super) async fn keeper(core: Rc<Core>) {
     loop {
-        core.background
-            .until(|| {
-                let live = core.live.borrow();
-                let is_called = live.is_stopping || live.needs_mark;
-                drop(live);
-                is_called || core.is_checkpoint_due()
-            })
-            .await;
+        await_due(&core).await;
         if core.live.borrow().needs_mark {
             return mark(&core).await;
         }

@@ -15,7 +15,9 @@
 //!
 //! The tricky case is a full volume: copying segments that are as dense as they can be gains
 //! nothing and never ends. After some victims without a gain it gives up, and those who wait for
-//! space are told ([`super::NoSpace`]); a discard makes it try again.
+//! space are told ([`super::NoSpace`]); a discard makes it try again. Nearly full is as tricky:
+//! what somebody waits for is there, but not free yet, and the next copies would take it. So the
+//! cleaner lets those who wait go first ([`serve_waiting`]).
 
 use super::checkpoint::{Halt, await_checkpoint};
 use super::log::Piece;
@@ -46,7 +48,7 @@ const BATCH_URGENT_MAX: usize = 32;
 /// Ordinary cleaning begins when fewer than one segment in so many is free: room for the copies of
 /// a batch. What is free is not there for dead data to gather in.
 const LOW_SHARE: usize = 64;
-/// Victims without any gain after which cleaning is in vain.
+/// Victims without any gain after which cleaning is in vain; fewer if there are fewer at all.
 const VAIN_MAX: usize = 32;
 /// How full the victims of ordinary cleaning may be, in percent: each costs so much copying.
 const FULL_MAX_LOW: u64 = 85;
@@ -151,6 +153,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
         checkpoint_if_moved(core).await?;
     }
     let start = Books::of(core);
+    let vain_max = VAIN_MAX.min(core.live.borrow().segments.count() as usize);
     let (mut best, mut in_vain) = (0, 0);
     loop {
         let asked = core.live.borrow().cleaning_asked as usize;
@@ -167,6 +170,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             core.tell_low(false);
             break;
         }
+        serve_waiting(core).await?;
         let share = core.live.borrow().segments.count() as usize / BATCH_SHARE;
         let batch = match need {
             Need::Low => share.max(BATCH_MIN),
@@ -180,7 +184,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             core.live.borrow_mut().cleaning_asked = if moved == 0 { 0 } else { left as u32 };
         }
         if moved == 0 && has_counted {
-            in_vain = VAIN_MAX;
+            in_vain = vain_max;
         } else {
             checkpoint_if_moved(core).await?;
             has_counted = true;
@@ -190,7 +194,7 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
         if gain > best {
             (best, in_vain) = (gain, 0);
         }
-        if in_vain >= VAIN_MAX {
+        if in_vain >= vain_max {
             core.tell_low(need != Need::Asked);
             let mut live = core.live.borrow_mut();
             live.clean_after = live.log.record_bytes + 2 * core.geometry.segment_bytes();
@@ -256,6 +260,26 @@ async fn wait_for_held(core: &Rc<Core>) -> Result<(), Halt> {
             live.segments.free_count() >= 2 || !is_coming || live.is_stopping
         })
         .await;
+    core.check_stop()
+}
+
+/// If there will be what somebody waits for: waits until it is free, and lets them take it.
+async fn serve_waiting(core: &Rc<Core>) -> Result<(), Halt> {
+    let wanted = core.live.borrow().space_wanted;
+    if wanted == 0 || core.available() < wanted {
+        return Ok(());
+    }
+    core.room
+        .until(|| {
+            let live = core.live.borrow();
+            let is_coming = live.segments.held_count() > 0;
+            live.segments.free_count() >= wanted || !is_coming || live.is_stopping
+        })
+        .await;
+    // Whoever still waits after that says so again.
+    core.live.borrow_mut().space_wanted = 0;
+    core.room.notify();
+    yield_now().await;
     core.check_stop()
 }
 

@@ -31,6 +31,8 @@ pub struct Options {
     pub buffer_bytes: usize,
     /// A checkpoint is made after so much log: what a recovery reads at most.
     pub checkpoint_log_bytes: u64,
+    /// Also when nothing was written for so long and there are changes worth the memory.
+    pub quiet_before_checkpoint: Nanos,
     /// Freed segments are discarded below.
     pub discard_passdown: bool,
     /// Dead parts of used segments are discarded below, in multiples of so many bytes; without,
@@ -70,6 +72,8 @@ impl Default for Options {
             buffer_bytes: 8 << 20,
             // Half a second to two of reading at a recovery.
             checkpoint_log_bytes: 4 << 30,
+            // Longer than the pauses of a busy host, short for memory that others could use.
+            quiet_before_checkpoint: Nanos::from_secs(5),
             discard_passdown: true,
             punch_granularity_bytes: None,
             has_volatile_cache: true,

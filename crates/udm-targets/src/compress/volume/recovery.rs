@@ -474,6 +474,7 @@ fn live(map: Map, checkpoint_number: u64, checkpoint: CheckpointHead, parts: Par
         checkpoint_number,
         checkpoint,
         frozen_at: None,
+        is_resize_claimed: false,
         resizing: None,
         frozen_resizing: None,
         shrink: None,

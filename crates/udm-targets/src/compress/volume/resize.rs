@@ -97,14 +97,32 @@ impl fmt::Display for ResizeFault {
 
 /// Task: one resize.
 pub(super) async fn resize(core: Rc<Core>, sizes: Sizes) {
-    let outcome = try_resize(&core, sizes).await;
+    let outcome = match claim(&core) {
+        Ok(()) => {
+            let outcome = try_resize(&core, sizes).await;
+            core.live.borrow_mut().is_resize_claimed = false;
+            outcome
+        }
+        Err(fault) => Err(fault),
+    };
     core.port.resized.borrow_mut().push_back(outcome);
 }
 
-async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
+/// From here on there is no other resize. In one step: two that were asked for in one turn would
+/// both see that there is none, and one would cut its tail off to say then that it could not.
+fn claim(core: &Core) -> Result<(), ResizeFault> {
     if *core.port.state.borrow() != State::Serving {
         return Err(ResizeFault::NotServing);
     }
+    let mut live = core.live.borrow_mut();
+    if live.is_resizing() {
+        return Err(ResizeFault::Busy);
+    }
+    live.is_resize_claimed = true;
+    Ok(())
+}
+
+async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
     let logical_blocks = wanted_blocks(core, sizes)?;
     let old_blocks = core.live.borrow().map.logical_blocks;
     let segments = match sizes.grows_to_disk {
@@ -127,9 +145,6 @@ async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
     }
     {
         let mut live = core.live.borrow_mut();
-        if live.is_resizing() {
-            return Err(ResizeFault::Busy);
-        }
         let regions = regions_for(core, &mut live, logical_blocks)?;
         live.resizing = Some(Resizing { logical_blocks, segments, regions });
     }
@@ -149,11 +164,8 @@ async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
 }
 
 fn wanted_blocks(core: &Core, sizes: Sizes) -> Result<u64, ResizeFault> {
-    let live = core.live.borrow();
-    if live.is_resizing() {
-        return Err(ResizeFault::Busy);
-    }
-    let Some(bytes) = sizes.logical_bytes else { return Ok(live.map.logical_blocks) };
+    let now_blocks = core.live.borrow().map.logical_blocks;
+    let Some(bytes) = sizes.logical_bytes else { return Ok(now_blocks) };
     let limit_bytes = core.geometry.logical_limit_blocks() * BLOCK_BYTES;
     let is_possible = bytes > 0 && bytes.is_multiple_of(BLOCK_BYTES) && bytes <= limit_bytes;
     if is_possible { Ok(bytes / BLOCK_BYTES) } else { Err(ResizeFault::Logical { limit_bytes }) }

@@ -108,6 +108,8 @@ pub(super) struct Live {
     pub(super) frozen_at: Option<LogPoint>,
     /// Sums of the segment table's pages, to see which have changed.
     pub(super) segment_sums: Vec<u64>,
+    /// A resize has begun and not ended.
+    pub(super) is_resize_claimed: bool,
     /// A resize that the next freeze takes up, and the one that the frozen changes belong to.
     pub(super) resizing: Option<Resizing>,
     pub(super) frozen_resizing: Option<Resizing>,

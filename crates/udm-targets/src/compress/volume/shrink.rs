@@ -265,7 +265,8 @@ async fn wait_for_held(core: &Rc<Core>) -> Result<(), Halt> {
 impl Live {
     /// True if the volume is getting other sizes.
     pub(super) fn is_resizing(&self) -> bool {
-        self.resizing.is_some() || self.frozen_resizing.is_some() || self.shrink.is_some()
+        let is_in_checkpoint = self.resizing.is_some() || self.frozen_resizing.is_some();
+        self.is_resize_claimed || is_in_checkpoint || self.shrink.is_some()
     }
 }
 

@@ -316,9 +316,12 @@ fn try_accept(
     let reserve = if is_unmap { UNMAP_RESERVE.min(core.reserve()) } else { core.reserve() };
     let plan = live.log.plan(pieces);
     // Also what would fit the open segment: below the reserve, that room is the cleaner's.
-    if live.segments.free_count() < plan.segments + reserve {
-        let is_final = live.is_out_of_space;
-        live.space_wanted = live.space_wanted.max(plan.segments + reserve);
+    let wanted = plan.segments + reserve;
+    let free = live.segments.free_count();
+    if free < wanted {
+        // Not if it is only a matter of waiting for a discard or a reader.
+        let is_final = live.is_out_of_space && free + live.segments.held_count() < wanted;
+        live.space_wanted = live.space_wanted.max(wanted);
         drop(live);
         core.background.notify();
         let is_refused = is_final && core.port.options.no_space == NoSpace::Error;

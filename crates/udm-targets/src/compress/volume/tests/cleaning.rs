@@ -98,6 +98,69 @@ fn writes_wait_for_space_until_their_time_is_over() {
 }
 
 #[test]
+fn whoever_waits_for_space_goes_before_the_cleaners_copies() {
+    // Nearly full, and what is freed has to be discarded first: the cleaner took it again for
+    // copies, so that the writer never saw it and the cleaner never ended.
+    let timeout = Nanos::from_secs(60);
+    let options = Options { no_space: NoSpace::Queue { timeout }, ..Options::default() };
+    for seed in 0..60 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let segments = rng.u64(7..12);
+        let mut world = World::open(formatted(tiny_shape(), segments, 600), options.clone());
+        world.run();
+        world.has_slow_discards = true;
+        for step in 0..400 {
+            let block = rng.u64(..(segments - 4) * 15);
+            let op = if rng.u32(..8) == 0 { Op::Discard } else { Op::Write };
+            let ticket = match op {
+                Op::Write => world.submit_write(block * BLOCK, &noise(1, step), BioFlags::empty()),
+                _ => world.submit_op(op, block * BLOCK, 4 * BLOCK),
+            };
+            world.budget = 5000;
+            assert!(world.run(), "seed {seed}, step {step}: {:?}", world.volume.counters());
+            if world.end(ticket).is_none() {
+                world.now = world.now + timeout;
+                assert_eq!(world.end(ticket), Some(Status::NoSpace), "seed {seed}, step {step}");
+            }
+        }
+        world.checkpoint();
+        world.assert_sound();
+    }
+}
+
+#[test]
+fn a_quiet_volume_folds_its_changes_in_and_sleeps() {
+    let quiet = Nanos::from_secs(5);
+    let options =
+        Options { delta_bytes: 64 << 10, quiet_before_checkpoint: quiet, ..Options::default() };
+    let mut world = World::open(formatted(tiny_shape(), 40, 600), options);
+    world.run();
+    let checkpoints = |world: &World| world.volume.counters().counts.checkpoints;
+    assert_eq!(world.volume.next_timer(), None);
+    // Not worth it: the changes take less memory than the timer is worth.
+    world.write(0, &data(1, 1));
+    world.flush();
+    assert_eq!((checkpoints(&world), world.volume.next_timer()), (0, None));
+    for block in 0..200 {
+        world.write(2 * block * BLOCK, &data(1, block));
+    }
+    world.flush();
+    assert_eq!(checkpoints(&world), 0);
+    let due = world.volume.next_timer().expect("it comes back when it has been quiet");
+    assert_eq!(due, world.now + quiet);
+    world.now = world.now + Nanos::from_secs(4);
+    world.write(500 * BLOCK, &data(1, 9));
+    world.flush();
+    world.now = due;
+    world.run();
+    assert_eq!(checkpoints(&world), 0, "it was not quiet");
+    world.now = world.now + quiet;
+    world.run();
+    assert_eq!((checkpoints(&world), world.volume.counters().changes), (1, 0));
+    assert_eq!(world.volume.next_timer(), None, "idle again");
+}
+
+#[test]
 fn a_segment_is_not_used_again_before_its_discard_has_ended() {
     let mut world = World::open(formatted(tiny_shape(), 30, 300), Options::default());
     world.run();

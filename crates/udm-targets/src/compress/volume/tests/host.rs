@@ -90,6 +90,8 @@ pub(super) struct World {
     pub(super) stalls_flushes: bool,
     /// Writes from this offset on are taken and not done.
     pub(super) stall_writes_from: Option<u64>,
+    /// A discard is done when there is nothing else to do.
+    pub(super) has_slow_discards: bool,
     /// Operations that were taken and are kept back.
     kept_back: Vec<DiskOp>,
     taken: VecDeque<DiskOp>,
@@ -144,6 +146,7 @@ impl World {
             is_stalled: false,
             stalls_flushes: false,
             stall_writes_from: None,
+            has_slow_discards: false,
             kept_back: Vec::new(),
             taken: VecDeque::new(),
             options,
@@ -190,10 +193,13 @@ impl World {
     fn next_taken(&mut self) -> Option<DiskOp> {
         let from = self.stall_writes_from.unwrap_or(u64::MAX);
         let stalls_flushes = self.stalls_flushes;
+        let has_others = self.taken.iter().any(|op| op.kind != DiskOpKind::Discard);
+        let holds_discards = self.has_slow_discards && has_others;
         let is_held = |op: &DiskOp| match op.kind {
             DiskOpKind::Write { .. } => op.offset_bytes >= from,
             DiskOpKind::Flush => stalls_flushes,
-            DiskOpKind::Read | DiskOpKind::Discard => false,
+            DiskOpKind::Discard => holds_discards,
+            DiskOpKind::Read => false,
         };
         let (held, free): (VecDeque<_>, VecDeque<_>) =
             self.taken.drain(..).partition(|op| is_held(op));

@@ -112,3 +112,18 @@ fn writes_behind_the_new_end_of_a_shrink_are_refused() {
     world.checkpoint();
     world.assert_sound();
 }
+
+#[test]
+fn of_two_resizes_asked_for_at_once_one_is_busy_and_changes_nothing() {
+    let mut world = World::small();
+    world.write(300 * BLOCK, &data(1, 7));
+    let to = |blocks: u64| Sizes { logical_bytes: Some(blocks * BLOCK), grows_to_disk: true };
+    world.volume.resize(to(500));
+    world.volume.resize(to(100));
+    world.run();
+    let outcomes = [world.volume.next_resized(), world.volume.next_resized()];
+    assert_eq!(outcomes, [Some(Err(ResizeFault::Busy)), Some(Ok(()))]);
+    assert_eq!(world.volume.logical_bytes(), Some(500 * BLOCK));
+    assert_eq!(world.read(300 * BLOCK, BLOCK).expect("read"), data(1, 7));
+    assert_eq!(resize(&mut world, 100, false), Ok(()), "and the next one is not");
+}
