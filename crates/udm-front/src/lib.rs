@@ -13,6 +13,8 @@
 //! | folder | protocol |
 //! |---|---|
 //! | [`nbd`] | Network Block Device, fixed newstyle, unix sockets and TCP |
+//! | [`vhost_user`] | vhost-user-blk: the disk of a virtual machine |
 #![deny(unsafe_code)]
 
 pub mod nbd;
+pub mod vhost_user;

@@ -27,7 +27,7 @@ pub(crate) const DEVICE: &str = "vol";
 
 /// A running set of lanes with one device.
 pub(crate) struct Rig {
-    lanes: Vec<Mailbox<LaneMessage>>,
+    pub(crate) lanes: Vec<Mailbox<LaneMessage>>,
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     lowers: LowerRegistry,

@@ -1,0 +1,483 @@
+//! The socket of an export: a thread that reads messages and carries them out on the lanes.
+//!
+//! Control messages are rare and may wait (a queue stops when its last request is back), so they
+//! have a thread of their own instead of an actor; one an export, asleep in `poll` when there is
+//! nothing to say. It touches no I/O: rings, requests and eventfds are the lanes'.
+//!
+//! Rules. One client at a time, as the protocol wants it; others wait in the listen queue. Queues
+//! are spread over the lanes. When a connection ends, for whatever reason, its queues are stopped
+//! and waited for before the next client is heard: a write of the old connection must not land
+//! after one of the new.
+//!
+//! The tricky case is waiting for a queue while the device is suspended: only a cut
+//! ([`Server::stop`]) ends such a wait. The queues then end by themselves when their bios return;
+//! guest memory stays mapped until then.
+
+use super::breach::Breach;
+use super::changes::{Changes, EndChanges};
+use super::config::DiskShape;
+use super::memory::{GuestMemory, Span};
+use super::queue::{Queue, QueueDisk, QueueOrder, QueueReport, QueueWish};
+use super::request::ID_BYTES;
+use super::session::{Host, QueueSetup, Reply, Session};
+use super::wire::{HEADER_BYTES, Header};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno as OsErrno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, accept_with, recvmsg, sendmsg,
+};
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::thread::JoinHandle;
+use udm_core::LaneMessage;
+use udm_core::actor::{Actor, ActorCx};
+use udm_core::bio::BioBox;
+use udm_lane::{Mailbox, MailboxFull};
+use udm_types::{ActorId, DeviceId, LaneId};
+
+/// Descriptors in one message, at most; a memory table has eight.
+const FDS_MAX: usize = 16;
+
+/// What to serve.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// The device.
+    pub device: DeviceId,
+    /// The name the guest sees as the disk's id; cut to 20 bytes.
+    pub name: String,
+    /// Refuse every change, whatever the device allows.
+    pub read_only: bool,
+}
+
+/// The server of one export.
+#[derive(Debug)]
+pub struct Server {
+    events: Sender<Event>,
+    bell: Arc<OwnedFd>,
+    clients: Arc<AtomicU32>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread waits for beside its sockets.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Queue(u64, QueueReport),
+    Stop { cut: bool },
+}
+
+impl Server {
+    /// Serves a device on a listening socket. `lanes` are the mailboxes of all lanes.
+    ///
+    /// # Errors
+    /// The system's, if it has no thread or eventfd left.
+    pub fn start(
+        socket: OwnedFd,
+        disk: Disk,
+        lanes: Vec<Mailbox<LaneMessage>>,
+    ) -> std::io::Result<Server> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (events, inbox) = channel();
+        let clients = Arc::new(AtomicU32::new(0));
+        let lanes = Lanes {
+            disk,
+            lanes,
+            events: events.clone(),
+            bell: Arc::clone(&bell),
+            inbox,
+            running: BTreeMap::new(),
+            changes: None,
+            next_number: 0,
+            stop: None,
+            broken: None,
+        };
+        let count = Arc::clone(&clients);
+        let thread = std::thread::Builder::new()
+            .name("udm-vhost-user".to_owned())
+            .spawn(move || serve(&socket, lanes, &count))?;
+        Ok(Server { events, bell, clients, thread: Some(thread) })
+    }
+
+    /// How many clients there are: none or one.
+    pub fn clients(&self) -> u32 {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Asks the server to end: no more clients, and the one there is loses its connection when its
+    /// requests are answered, or with `cut` at once.
+    pub fn stop(&self, cut: bool) {
+        // Fails if the thread has ended, which is what is wanted.
+        let _ = self.events.send(Event::Stop { cut });
+        ring(&self.bell);
+    }
+
+    /// True once the server has ended.
+    pub fn is_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Waits until the server has ended.
+    pub fn join(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic was printed by the thread; there is nobody to hand it to.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn ring(bell: &OwnedFd) {
+    // Fails if the counter is full: then it rings already.
+    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+}
+
+fn silence(bell: &OwnedFd) {
+    let mut count = [0; 8];
+    // Fails if it has not rung.
+    let _ = rustix::io::read(bell, &mut count);
+}
+
+/// The thread: one client after the other.
+fn serve(listener: &OwnedFd, mut lanes: Lanes, clients: &AtomicU32) {
+    while lanes.stop.is_none() {
+        match wait(listener, &lanes.bell) {
+            Ok(true) => {}
+            Ok(false) => {
+                lanes.read_events();
+                continue;
+            }
+            Err(_) => return,
+        }
+        // An error is that of a client that has gone before it was accepted.
+        let Ok(socket) = accept_with(listener, SocketFlags::CLOEXEC) else { continue };
+        clients.store(1, Ordering::Relaxed);
+        let mut session = Session::default();
+        // Why it ended is the client's business, which it can see.
+        let _ = converse(&socket, &mut session, &mut lanes);
+        if let Some((queue, _)) = lanes.broken.take()
+            && let Some(fd) = session.error_fd(queue)
+        {
+            ring(fd);
+        }
+        session.end(&mut lanes);
+        lanes.end_changes();
+        drop(socket);
+        clients.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Waits for a socket or the bell; true if it is the socket.
+fn wait(socket: &OwnedFd, bell: &OwnedFd) -> Result<bool, OsErrno> {
+    let mut polled = [PollFd::new(socket, PollFlags::IN), PollFd::new(bell, PollFlags::IN)];
+    loop {
+        match poll(&mut polled, None) {
+            Ok(_) => break,
+            Err(OsErrno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let (spoken, rung) = (!polled[0].revents().is_empty(), !polled[1].revents().is_empty());
+    if rung {
+        silence(bell);
+    }
+    Ok(spoken && !rung)
+}
+
+/// Reads messages and answers them until the connection ends.
+fn converse(socket: &OwnedFd, session: &mut Session, lanes: &mut Lanes) -> Result<(), Breach> {
+    let mut incoming = Incoming::default();
+    loop {
+        if !wait(socket, &lanes.bell).map_err(|_| Breach::Message("the socket failed"))? {
+            lanes.read_events();
+            if lanes.stop.is_some() || lanes.broken.is_some() {
+                return Ok(());
+            }
+            continue;
+        }
+        let Some((header, fds)) = incoming.receive(socket)? else { continue };
+        let (reply, done) = session.handle(&header, &incoming.body, fds, lanes);
+        send(socket, &reply)?;
+        done?;
+        incoming = Incoming::default();
+    }
+}
+
+/// A message that is being received. It is read in two parts, never beyond its end, so that the
+/// descriptors that arrive are its own.
+#[derive(Default)]
+struct Incoming {
+    head: Vec<u8>,
+    header: Option<Header>,
+    body: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Incoming {
+    /// Receives what is there. The header and the descriptors once the message is complete.
+    fn receive(&mut self, socket: &OwnedFd) -> Result<Option<(Header, Vec<OwnedFd>)>, Breach> {
+        loop {
+            let (part, want) = match &self.header {
+                None => (&mut self.head, HEADER_BYTES),
+                Some(header) => (&mut self.body, header.body_bytes),
+            };
+            if part.len() < want {
+                let mut room = [0; super::wire::BODY_BYTES_MAX];
+                let room = &mut room[..want - part.len()];
+                match receive_some(socket, room, &mut self.fds)? {
+                    None => return Ok(None),
+                    Some(len) => part.extend(&room[..len]),
+                }
+                continue;
+            }
+            match self.header {
+                Some(header) => return Ok(Some((header, std::mem::take(&mut self.fds)))),
+                None => {
+                    let head = self.head.first_chunk().ok_or(Breach::Message("no header"))?;
+                    self.header = Some(Header::parse(head)?);
+                }
+            }
+        }
+    }
+}
+
+/// Receives some bytes and their descriptors, without waiting. `None` if nothing is there.
+fn receive_some(
+    socket: &OwnedFd,
+    room: &mut [u8],
+    fds: &mut Vec<OwnedFd>,
+) -> Result<Option<usize>, Breach> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(room)], &mut control, flags);
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(arrived) = message {
+            fds.extend(arrived);
+        }
+    }
+    match received {
+        Ok(message) if message.flags.contains(ReturnFlags::CTRUNC) || fds.len() > FDS_MAX => {
+            Err(Breach::Message("too many descriptors"))
+        }
+        Ok(message) if message.bytes == 0 => Err(Breach::Message("the client is gone")),
+        Ok(message) => Ok(Some(message.bytes)),
+        Err(OsErrno::AGAIN | OsErrno::INTR) => Ok(None),
+        Err(error) => Err(Breach::System("receiving a message", error.raw_os_error())),
+    }
+}
+
+/// Sends a reply. A client that does not read its replies has broken off.
+fn send(socket: &OwnedFd, reply: &Reply) -> Result<(), Breach> {
+    if reply.bytes.is_empty() {
+        return Ok(());
+    }
+    let fds: Vec<_> = reply.fd.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(Breach::System("sending a descriptor", 0));
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    match sendmsg(socket, &[IoSlice::new(&reply.bytes)], &mut control, flags) {
+        Ok(len) if len == reply.bytes.len() => Ok(()),
+        Ok(_) => Err(Breach::Message("the client does not read")),
+        Err(error) => Err(Breach::System("sending a reply", error.raw_os_error())),
+    }
+}
+
+/// A queue on its lane.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    queue: u16,
+    lane: LaneId,
+    actor: ActorId,
+}
+
+/// The lanes as the session's host.
+struct Lanes {
+    disk: Disk,
+    lanes: Vec<Mailbox<LaneMessage>>,
+    events: Sender<Event>,
+    bell: Arc<OwnedFd>,
+    inbox: Receiver<Event>,
+    /// By number.
+    running: BTreeMap<u64, Running>,
+    changes: Option<(u64, ActorId)>,
+    next_number: u64,
+    /// Somebody asked the server to end; whether at once.
+    stop: Option<bool>,
+    /// A queue that was broken off.
+    broken: Option<(u16, Breach)>,
+}
+
+/// Where the watch over changes and questions about the device live.
+const HOME_LANE: LaneId = LaneId(0);
+
+impl Lanes {
+    fn tell(&self, lane: LaneId, message: LaneMessage) {
+        let mut message = message;
+        while let Err(MailboxFull(back)) = self.lanes[lane.index()].send(message) {
+            message = back;
+            std::thread::yield_now();
+        }
+    }
+
+    /// Installs an actor and waits until it is there.
+    fn spawn(
+        &self,
+        lane: LaneId,
+        make: impl FnOnce() -> Box<dyn Actor> + Send + 'static,
+    ) -> Result<ActorId, Breach> {
+        let (sender, receiver) = sync_channel(1);
+        // The receiver waits below.
+        let run = move |engine: &mut udm_core::Engine| {
+            let _ = sender.send(engine.spawn_actor(make()));
+        };
+        self.tell(lane, LaneMessage::Run(Box::new(run)));
+        receiver.recv().map_err(|_| Breach::System("the lanes have ended", 0))
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    fn order(&self, running: Running, number: u64, wish: QueueWish) {
+        let order: Box<dyn Any + Send> = Box::new(QueueOrder { number, wish });
+        self.tell(running.lane, LaneMessage::ToActor(running.actor, order));
+    }
+
+    fn find(&self, queue: u16) -> Option<(u64, Running)> {
+        let found = self.running.iter().find(|(_, running)| running.queue == queue)?;
+        Some((*found.0, *found.1))
+    }
+
+    fn read_events(&mut self) {
+        while let Ok(event) = self.inbox.try_recv() {
+            self.note(event);
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::Stop { cut } => self.stop = Some(self.stop.unwrap_or(false) || cut),
+            Event::Queue(number, QueueReport::Broken(breach)) => {
+                if let Some(running) = self.running.get(&number) {
+                    self.broken.get_or_insert((running.queue, breach));
+                }
+            }
+            Event::Queue(number, QueueReport::Stopped(_)) => {
+                self.running.remove(&number);
+            }
+        }
+    }
+
+    fn end_changes(&mut self) {
+        if let Some((number, actor)) = self.changes.take() {
+            let end: Box<dyn Any + Send> = Box::new(EndChanges { number });
+            self.tell(HOME_LANE, LaneMessage::ToActor(actor, end));
+        }
+    }
+}
+
+impl Host for Lanes {
+    fn shape(&mut self) -> DiskShape {
+        let (device, read_only) = (self.disk.device, self.disk.read_only);
+        let (sender, receiver) = sync_channel(1);
+        let asked = self.spawn(HOME_LANE, move || Box::new(Question { device, sender }));
+        let view = asked.ok().and_then(|_| receiver.recv().ok()).flatten();
+        // A device without a table has no size.
+        let (len_sectors, limits) =
+            view.map_or_else(Default::default, |view| (view.len_sectors, view.limits));
+        DiskShape { len_sectors, limits, read_only }
+    }
+
+    fn start(&mut self, queue: u16, setup: QueueSetup) -> Result<(), Breach> {
+        let number = self.number();
+        let mut id = [0; ID_BYTES];
+        let name = self.disk.name.as_bytes();
+        let len = name.len().min(ID_BYTES);
+        id[..len].copy_from_slice(&name[..len]);
+        let disk = QueueDisk { device: self.disk.device, read_only: self.disk.read_only, id };
+        // Devices begin at different lanes, so that disks of one queue are spread, too.
+        let first = self.disk.device.index() + usize::from(queue);
+        let lane = LaneId((first % self.lanes.len()) as u16);
+        let (events, bell) = (self.events.clone(), Arc::clone(&self.bell));
+        let report = Box::new(move |report| {
+            // Fails if the server has ended, which then waits for nobody.
+            let _ = events.send(Event::Queue(number, report));
+            ring(&bell);
+        });
+        let actor = self.spawn(lane, move || Box::new(Queue::new(number, disk, setup, report)))?;
+        self.running.insert(number, Running { queue, lane, actor });
+        Ok(())
+    }
+
+    fn stop(&mut self, queue: u16) -> Result<u16, Breach> {
+        let (number, running) =
+            self.find(queue).ok_or(Breach::Message("a queue that does not run"))?;
+        self.order(running, number, QueueWish::Stop);
+        loop {
+            if self.stop == Some(true) {
+                return Err(Breach::Message("the export was cut"));
+            }
+            let event = self.inbox.recv().map_err(|_| Breach::System("the lanes have ended", 0))?;
+            self.note(event);
+            if let Event::Queue(stopped, QueueReport::Stopped(next_avail)) = event
+                && stopped == number
+            {
+                return Ok(next_avail);
+            }
+        }
+    }
+
+    fn set_call(&mut self, queue: u16, call: Option<OwnedFd>) {
+        if let Some((number, running)) = self.find(queue) {
+            self.order(running, number, QueueWish::Call(call));
+        }
+    }
+
+    fn set_memory(&mut self, queue: u16, memory: GuestMemory, parts: [Span; 3]) {
+        let Some((number, running)) = self.find(queue) else { return };
+        let (sender, receiver) = sync_channel(1);
+        let done = Box::new(move || {
+            let _ = sender.send(());
+        });
+        self.order(running, number, QueueWish::Memory(memory, parts, done));
+        // Fails if the queue has ended meanwhile; then nobody uses the old memory either.
+        let _ = receiver.recv();
+    }
+
+    fn tell_changes(&mut self, socket: OwnedFd) {
+        self.end_changes();
+        let (number, device) = (self.number(), self.disk.device);
+        let make = move || -> Box<dyn Actor> { Box::new(Changes::new(number, device, socket)) };
+        if let Ok(actor) = self.spawn(HOME_LANE, make) {
+            self.changes = Some((number, actor));
+        }
+    }
+}
+
+/// An actor that looks at a device once and is gone.
+struct Question {
+    device: DeviceId,
+    sender: std::sync::mpsc::SyncSender<Option<udm_core::engine::DeviceView>>,
+}
+
+impl Actor for Question {
+    fn on_start(&mut self, cx: &mut ActorCx<'_>) {
+        // Fails if the asker is gone.
+        let _ = self.sender.send(cx.device(self.device));
+        cx.exit();
+    }
+
+    fn on_bio(&mut self, _tag: u64, bio: BioBox, cx: &mut ActorCx<'_>) {
+        debug_assert!(false, "it submits no bios");
+        cx.recycle(bio);
+    }
+}
