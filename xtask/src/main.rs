@@ -13,6 +13,7 @@ mod ci;
 mod crash;
 mod fuzz;
 mod mutants;
+mod oracle;
 mod sim;
 mod soak;
 mod steps;
@@ -42,6 +43,8 @@ enum Command {
     Soak(soak::Args),
     /// Plant bugs in a copy of the sources; the simulator has to find each.
     Mutants(mutants::Args),
+    /// Hold us against Linux's own device mapper: recorded answers, or a guest asked anew.
+    Oracle(oracle::Args),
     /// Fuzz what parses other people's bytes (libFuzzer, stable toolchain).
     Fuzz(fuzz::Args),
     /// Measure, beside the peers or the floor.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash::run(&root, &args),
         Command::Soak(args) => soak::run(&root, &args),
         Command::Mutants(args) => mutants::run(&root, &args),
+        Command::Oracle(args) => oracle::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
     };

@@ -10,6 +10,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../judge/mod.rs"]
+mod judge;
 
 mod many;
 mod oracle;
