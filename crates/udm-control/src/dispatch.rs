@@ -410,7 +410,10 @@ impl Control<'_> {
     fn export(&mut self, call: api::Export) -> Result<api::ExportAnswer, UserError> {
         let order = ExportOrder {
             device: call.device.key()?,
-            place: ExportPlace::one_of(&[(ExportKind::Nbd, call.nbd.as_deref())])?,
+            place: ExportPlace::one_of(&[
+                (ExportKind::Nbd, call.nbd.as_deref()),
+                (ExportKind::Fuse, call.fuse.as_deref()),
+            ])?,
             name: call.name,
             read_only: call.read_only,
         };

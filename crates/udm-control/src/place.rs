@@ -14,16 +14,19 @@ use udm_core::error::{ErrorCode, UserError};
 pub enum ExportKind {
     /// Network Block Device.
     Nbd,
+    /// A file, mounted.
+    Fuse,
 }
 
 impl ExportKind {
     /// All kinds.
-    pub const ALL: &'static [ExportKind] = &[ExportKind::Nbd];
+    pub const ALL: &'static [ExportKind] = &[ExportKind::Nbd, ExportKind::Fuse];
 
     /// The word of calls and files.
     pub fn word(self) -> &'static str {
         match self {
             ExportKind::Nbd => "nbd",
+            ExportKind::Fuse => "fuse",
         }
     }
 
@@ -70,7 +73,8 @@ mod tests {
     fn exactly_one_place_is_taken() {
         let nbd = (ExportKind::Nbd, Some("unix:a"));
         assert_eq!(ExportPlace::one_of(&[nbd]).expect("one").address, "unix:a");
-        assert!(ExportPlace::one_of(&[nbd, nbd]).is_err());
+        let fuse = (ExportKind::Fuse, Some("a"));
+        assert!(ExportPlace::one_of(&[nbd, fuse]).is_err());
         assert!(ExportPlace::one_of(&[(ExportKind::Nbd, None)]).is_err());
     }
 

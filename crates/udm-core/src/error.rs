@@ -183,9 +183,11 @@ error_codes! {
     NoSuchExport = "UDM-0502", NoDevice, "no such export",
         "`udm exports` lists the exports.";
     BadAddress = "UDM-0503", Invalid, "not a valid address",
-        "An NBD address is unix:PATH or tcp:HOST:PORT. Port 0 takes a free one and prints it.";
+        "An NBD address is unix:PATH or tcp:HOST:PORT. Port 0 takes a free one and prints it. A FUSE export is the path of a file.";
     ListenFailed = "UDM-0504", Io, "the address cannot be listened on",
         "The system's reason is in the message. Is the port or socket path in use by something else?";
+    MountFailed = "UDM-0505", Io, "the device cannot be mounted as a file",
+        "The system's reason is in the message. A FUSE export needs /dev/fuse, and root or the program fusermount3 (package fuse3); in a container, --device /dev/fuse and the right to mount. It is mounted over a regular file.";
     BadConfig = "UDM-0601", Invalid, "the file is not understood",
         "The message names the line and what was expected. examples/quickstart.toml is a complete file.";
     StateDamaged = "UDM-0602", Io, "the saved state cannot be used",

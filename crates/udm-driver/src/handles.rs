@@ -92,7 +92,13 @@ pub(crate) enum FileClass {
     Stream,
     /// An eventfd. Often shared with another process, which relies on calls that do not block.
     Event,
+    /// `/dev/fuse`: each read takes one whole message, and waits for one; several lanes may read
+    /// the same queue, so that a message somebody saw may be gone when it reads.
+    Messages,
 }
+
+/// The number of `/dev/fuse`, fixed by Linux.
+const FUSE_DEVICE: (u32, u32) = (10, 229);
 
 /// Takes ownership of a raw handle, with what it is. `EBADF` if it is no open descriptor.
 pub(crate) fn take_over(raw: RawHandle) -> Result<(OwnedFd, FileClass), Errno> {
@@ -153,14 +159,17 @@ fn classify(raw: RawFd) -> Result<FileClass, Errno> {
         return Err(last_errno());
     }
     // SAFETY: `fstat` succeeded, so it has filled the buffer.
-    let mode = unsafe { stat.assume_init() }.st_mode;
-    Ok(match mode & libc::S_IFMT {
+    let stat = unsafe { stat.assume_init() };
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFCHR if (libc::major(stat.st_rdev), libc::minor(stat.st_rdev)) == FUSE_DEVICE => {
+            FileClass::Messages
+        }
         libc::S_IFREG | libc::S_IFBLK | libc::S_IFDIR | libc::S_IFLNK => FileClass::Storage,
         libc::S_IFSOCK => FileClass::Socket,
         libc::S_IFIFO => FileClass::Stream,
         // Anonymous inodes have no file type at all; of these, lanes are given eventfds only.
         0 => FileClass::Event,
-        // Character devices: those that can be waited for (tty, fuse) and those that cannot
+        // Other character devices: those that can be waited for (tty) and those that cannot
         // (/dev/zero) both take plain offset calls.
         _ => FileClass::Storage,
     })

@@ -38,4 +38,4 @@ pub use probe::open_oldest_uring;
 pub use probe::{DriverChoice, DriverReport, open_driver};
 pub use shared_memory::SharedMemory;
 pub use sockets::{SOCKET_MODE_DEFAULT, begin_connect, listen_tcp, listen_unix, tune_connection};
-pub use threads::{allowed_cpus, spawn_lane};
+pub use threads::{allowed_cpus, become_io_flusher, spawn_lane};

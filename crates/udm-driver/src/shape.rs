@@ -59,9 +59,13 @@ impl Shape {
     /// How such an operation ends on a file of this class.
     pub(crate) fn kind(self, class: FileClass) -> OpKind {
         match (self, class) {
+            (Shape::Read { .. }, FileClass::Messages) => OpKind::Take,
             (Shape::Read { .. }, FileClass::Socket | FileClass::Stream | FileClass::Event)
             | (Shape::Recv, _) => OpKind::Recv,
-            (Shape::Write { .. }, FileClass::Socket | FileClass::Stream | FileClass::Event)
+            (
+                Shape::Write { .. },
+                FileClass::Socket | FileClass::Stream | FileClass::Event | FileClass::Messages,
+            )
             | (Shape::Send, _) => OpKind::Send,
             (Shape::Accept, _) => OpKind::Accept,
             (Shape::Watch, _) => OpKind::Watch,
@@ -78,6 +82,8 @@ pub(crate) enum OpKind {
     Storage,
     /// When the peer sends or goes.
     Recv,
+    /// When there is a message nobody else takes, or the peer goes.
+    Take,
     /// When the peer has taken bytes or goes.
     Send,
     /// When cancelled; has many results, each a descriptor.

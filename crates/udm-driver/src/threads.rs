@@ -57,6 +57,16 @@ pub fn allowed_cpus() -> Vec<usize> {
     (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
 }
 
+/// Tells the kernel that the calling thread does I/O on behalf of file systems and swap: its own
+/// wishes for memory then never wait for I/O that only it could do. Threads it starts inherit it.
+///
+/// # Errors
+/// `EPERM` without the right to (`CAP_SYS_RESOURCE`).
+pub fn become_io_flusher() -> Result<(), Errno> {
+    rustix::process::configure_io_flusher_behavior(true)
+        .map_err(|error| Errno(error.raw_os_error()))
+}
+
 fn pin_to(cpu: usize) -> Result<(), DriverError> {
     if cpu >= CpuSet::MAX_CPU {
         return Err(DriverError::refused("pinning to a processor", Errno(libc::EINVAL)));

@@ -12,9 +12,11 @@
 //!
 //! | folder | protocol |
 //! |---|---|
+//! | [`fuse`] | FUSE, the device as one file, mounted |
 //! | [`nbd`] | Network Block Device, fixed newstyle, unix sockets and TCP |
 //! | [`vhost_user`] | vhost-user-blk: the disk of a virtual machine |
 #![deny(unsafe_code)]
 
+pub mod fuse;
 pub mod nbd;
 pub mod vhost_user;

@@ -221,6 +221,9 @@ methods! {
         /// Over NBD, at `unix:PATH` or `tcp:HOST:PORT`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nbd: Option<String>,
+        /// As a file: mounted over this one, which is made if it is missing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fuse: Option<String>,
         /// Name of the export; the device's name if left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,

@@ -263,9 +263,9 @@ pub struct ExportState {
     pub name: String,
     /// Name of the device.
     pub device: String,
-    /// How it is served: `nbd`.
+    /// How it is served: `nbd` or `fuse`.
     pub kind: String,
-    /// Where, as its kind writes it: `unix:PATH` or `tcp:HOST:PORT`.
+    /// Where, as its kind writes it: `unix:PATH`, `tcp:HOST:PORT`, or the path of a file.
     pub address: String,
     /// What clients type.
     pub uri: String,

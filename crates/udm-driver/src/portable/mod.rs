@@ -185,7 +185,7 @@ impl Driver for PortableDriver {
         let op = StreamOp { token, shape, payload };
         let (vectors, ready) = (&mut self.vectors, &mut self.ready);
         match shape.kind(file.class) {
-            OpKind::Recv | OpKind::Accept | OpKind::Watch => {
+            OpKind::Recv | OpKind::Take | OpKind::Accept | OpKind::Watch => {
                 file.inbound.push_back(op);
                 if file.inbound.len() == 1 {
                     file.work_inbound(vectors, ready);

@@ -7,7 +7,7 @@
 //! cheaper for the kernel than a list of one. Sends ask the kernel to go on until everything is
 //! sent (`MSG_WAITALL`), so a big reply costs one completion.
 
-use super::slots::Slot;
+use super::slots::{POLL_BIT, Slot};
 use crate::shape::{Shape, fallocate_mode};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
@@ -62,6 +62,17 @@ pub(crate) fn signal(target: Target) -> Entry {
     }
     let one = (&raw const ONE).cast();
     opcode::Write::new(types::Fd(target.number), one, 8).build().flags(flags)
+}
+
+/// Waits until there is a message to read; the entry after it goes when there is one.
+///
+/// Exclusive: of several lanes that wait for the same queue, a message wakes one.
+pub(crate) fn wait_for_message(target: Target, user_data: u64) -> Entry {
+    let events = libc::POLLIN as u32 | libc::EPOLLEXCLUSIVE as u32;
+    let poll = opcode::PollAdd::new(types::Fd(target.number), events).build();
+    let mut flags = Flags::IO_LINK;
+    flags.set(Flags::FIXED_FILE, target.fixed);
+    poll.flags(flags).user_data(user_data | POLL_BIT)
 }
 
 fn read(fd: types::Fd, slot: &mut Slot, offset_bytes: u64) -> Entry {

@@ -34,7 +34,7 @@ use crate::sockets::begin_connect;
 use crate::wake::EventWake;
 use entry::Target;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use slots::{Slots, USER_CANCEL, USER_WAKE};
+use slots::{POLL_BIT, Slots, USER_CANCEL, USER_WAKE};
 use std::collections::VecDeque;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
@@ -185,6 +185,8 @@ impl UringDriver {
             match entry.user_data() {
                 USER_WAKE => rearm |= !cqueue::more(entry.flags()),
                 USER_CANCEL => {}
+                // The read behind it says what came of it.
+                user_data if user_data & POLL_BIT != 0 => {}
                 user_data => self.complete(user_data, &entry, completions),
             }
         }
@@ -201,7 +203,8 @@ impl UringDriver {
     ) {
         let Some(slot) = self.slots.get_mut(user_data) else { return };
         let result = op_result(ended.result());
-        let many = matches!(slot.kind, OpKind::Accept | OpKind::Watch);
+        let kind = slot.kind;
+        let many = matches!(kind, OpKind::Accept | OpKind::Watch);
         if many && self.goes_on(user_data, ended, result) {
             if let (Ok(_), Some(slot)) = (result, self.slots.get_mut(user_data)) {
                 let token = slot.token;
@@ -212,6 +215,9 @@ impl UringDriver {
                     more: true,
                 });
             }
+            return;
+        }
+        if kind == OpKind::Take && self.message_was_taken(user_data, result) {
             return;
         }
         let Some((token, handle, payload)) = self.slots.remove(user_data) else { return };
@@ -242,6 +248,25 @@ impl UringDriver {
         true
     }
 
+    /// True if somebody else has read what this one was woken for; waits again then.
+    fn message_was_taken(&mut self, user_data: u64, result: OpResult) -> bool {
+        if result != Err(Errno(libc::EAGAIN)) {
+            return false;
+        }
+        let Some(slot) = self.slots.get_mut(user_data) else { return false };
+        let handle = slot.handle;
+        let Some(file) = self.files.get_mut(handle) else { return false };
+        if slot.cancelled || file.closing {
+            return false;
+        }
+        let read = Shape::Read { offset_bytes: 0 };
+        let entry = entry::entry(read, file.target, slot, false).user_data(user_data);
+        let poll = entry::wait_for_message(file.target, user_data);
+        self.push(poll);
+        self.push(entry);
+        true
+    }
+
     /// Counts an operation's end; the last one of a closed file lets it go.
     #[inline]
     fn ended_on(&mut self, handle: Handle) {
@@ -263,8 +288,12 @@ impl UringDriver {
 
     fn cancel_all(&mut self, matches: impl FnMut(&slots::Slot) -> bool) {
         for user_data in self.slots.find(matches) {
-            if let Some(slot) = self.slots.get_mut(user_data) {
-                slot.cancelled = true;
+            let Some(slot) = self.slots.get_mut(user_data) else { continue };
+            slot.cancelled = true;
+            if slot.kind == OpKind::Take {
+                // The read itself is out of reach until the poll before it has ended.
+                let poll = user_data | POLL_BIT;
+                self.push(opcode::AsyncCancel::new(poll).build().user_data(USER_CANCEL));
             }
             self.push(opcode::AsyncCancel::new(user_data).build().user_data(USER_CANCEL));
         }
@@ -302,6 +331,8 @@ impl Driver for UringDriver {
             FileClass::Socket | FileClass::Stream => set_nonblocking(&fd, false)?,
             // On one that may block, the ring would leave a signal to a thread.
             FileClass::Event => set_nonblocking(&fd, true)?,
+            // A blocking read would stop the lane if another one was faster; a poll waits.
+            FileClass::Messages => set_nonblocking(&fd, true)?,
         }
         let number = raw_of(&fd);
         let target = Target { number, fixed: false };
@@ -332,7 +363,10 @@ impl Driver for UringDriver {
         } else {
             self.cancel_all(|slot| {
                 slot.handle == handle
-                    && matches!(slot.kind, OpKind::Recv | OpKind::Accept | OpKind::Watch)
+                    && matches!(
+                        slot.kind,
+                        OpKind::Recv | OpKind::Take | OpKind::Accept | OpKind::Watch
+                    )
             });
         }
     }
@@ -367,7 +401,11 @@ impl Driver for UringDriver {
             return self.writer.add(cached, fd, write, offset_bytes, dsync);
         }
         let multishot = self.abilities.multishot_accept;
+        let waits_for_message = slot.kind == OpKind::Take;
         let entry = entry::entry(shape, target, slot, multishot).user_data(user_data);
+        if waits_for_message {
+            self.push(entry::wait_for_message(target, user_data));
+        }
         self.push(entry);
     }
 

@@ -16,6 +16,11 @@ pub(crate) const USER_WAKE: u64 = 1;
 /// `user_data` of cancels and signals; nobody looks at their result.
 pub(crate) const USER_CANCEL: u64 = 2;
 
+/// Set in the `user_data` of a poll that goes before the operation of the other bits.
+pub(crate) const POLL_BIT: u64 = 1 << 63;
+/// Generations stay clear of [`POLL_BIT`].
+const GENERATION_MASK: u32 = (1 << 31) - 1;
+
 /// One operation in flight.
 pub(crate) struct Slot {
     pub(crate) token: OpToken,
@@ -63,7 +68,7 @@ impl Slots {
         slot.cancelled = false;
         slot.live = true;
         // Wraps past zero, which is the driver's own.
-        slot.generation = slot.generation.wrapping_add(1).max(1);
+        slot.generation = (slot.generation.wrapping_add(1) & GENERATION_MASK).max(1);
         (user_data(index, slot.generation), slot)
     }
 

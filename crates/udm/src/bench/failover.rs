@@ -181,7 +181,7 @@ impl Server {
         client.call(&api::Load { device: device.clone(), table, read_only: false })?;
         client.call(&api::Resume { device: device.clone(), ..api::Resume::default() })?;
         let nbd = format!("unix:{}", self.socket().display());
-        client.call(&api::Export { device, nbd: Some(nbd), name: None, read_only: false })?;
+        client.call(&api::Export { device, nbd: Some(nbd), ..api::Export::default() })?;
         Ok(())
     }
 }

@@ -250,6 +250,9 @@ pub struct ExportArgs {
     /// Serve it over NBD here: unix:PATH or tcp:HOST:PORT (port 0 takes a free one).
     #[arg(long, value_name = "ADDRESS", group = "place")]
     pub nbd: Option<String>,
+    /// Serve it as a file: mount it over this one, which is made if it is missing.
+    #[arg(long, value_name = "PATH", group = "place")]
+    pub fuse: Option<PathBuf>,
     /// Name of the export; the device's name if left out.
     #[arg(long)]
     pub name: Option<String>,

@@ -1,13 +1,14 @@
 //! The verbs about exports: export, unexport, exports.
 //!
-//! `export` prints the address clients type and nothing else, so that a script can take it from
-//! there: `nbdinfo "$(udm export disk --nbd unix:./disk.sock)"`. An export belongs to the daemon
-//! and lives on after the command.
+//! `export` prints the address clients type (an NBD URI, or a file's path) and nothing else, so
+//! that a script can take it from there: `nbdinfo "$(udm export disk --nbd unix:./disk.sock)"`.
+//! An export belongs to the daemon and lives on after the command.
 
 use super::args::ExportArgs;
 use super::asker::Daemon;
 use super::failure::Failure;
 use super::output::Output;
+use std::path::Path;
 use udm_control::api::{self, ExportState, Selector};
 
 pub(crate) fn export(
@@ -18,6 +19,7 @@ pub(crate) fn export(
     let call = api::Export {
         device: Selector::name(&*args.device),
         nbd: args.nbd.as_deref().map(absolute_socket),
+        fuse: args.fuse.as_deref().map(absolute_file),
         name: args.name.clone(),
         read_only: args.readonly,
     };
@@ -36,6 +38,11 @@ fn absolute_socket(address: &str) -> String {
         Ok(path) => format!("unix:{}", path.display()),
         Err(_) => address.to_owned(),
     }
+}
+
+/// As [`absolute_socket`].
+fn absolute_file(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 pub(crate) fn unexport(

@@ -59,6 +59,7 @@ impl Service {
         let state = state.map(StateDir::open).transpose()?;
         let runtime = Arc::new(start_engine(engine)?);
         let ops = Arc::new(DaemonOps::start(runtime, state, end.asker(), warn)?);
+        ops.watch_exports();
         let shared: Arc<dyn ControlOps> = Arc::<DaemonOps>::clone(&ops);
         let server = Server::serve(bound, shared)?;
         Ok(Service { ops, server: Some(server) })

@@ -22,7 +22,7 @@ use udm_core::table::TableLine;
 /// The daemon.
 pub struct DaemonOps {
     runtime: Arc<Runtime>,
-    exports: Exports,
+    exports: Arc<Exports>,
     watch: PathWatch,
     journal: Option<Journal>,
     ending: Sender<Ending>,
@@ -53,6 +53,18 @@ impl DaemonOps {
             journal.settle(&ops.runtime, served, None)?;
         }
         Ok(ops)
+    }
+
+    /// From now on an export that ends by itself is reported and no longer kept.
+    pub fn watch_exports(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
+        self.exports.on_lapse(Box::new(move |name, why| {
+            eprintln!("udm: warning: export '{name}' has ended: {why}");
+            let Some(ops) = weak.upgrade() else { return };
+            if let Err(error) = ops.settle(None) {
+                eprintln!("udm: warning: {error}");
+            }
+        }));
     }
 
     /// The engine.

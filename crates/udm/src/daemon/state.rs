@@ -99,6 +99,9 @@ pub struct SavedExport {
     /// Served over NBD at `unix:PATH` or `tcp:HOST:PORT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbd: Option<String>,
+    /// Mounted over this file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fuse: Option<String>,
     /// Writes are refused.
     pub read_only: bool,
 }
@@ -109,6 +112,7 @@ impl SavedExport {
         let mut saved = SavedExport { name, device, read_only, ..SavedExport::default() };
         match place.kind {
             ExportKind::Nbd => saved.nbd = Some(place.address),
+            ExportKind::Fuse => saved.fuse = Some(place.address),
         }
         saved
     }
@@ -118,7 +122,10 @@ impl SavedExport {
     /// # Errors
     /// If the file says nothing, or several things.
     pub fn place(&self) -> Result<ExportPlace, UserError> {
-        ExportPlace::one_of(&[(ExportKind::Nbd, self.nbd.as_deref())])
+        ExportPlace::one_of(&[
+            (ExportKind::Nbd, self.nbd.as_deref()),
+            (ExportKind::Fuse, self.fuse.as_deref()),
+        ])
     }
 }
 
@@ -271,6 +278,7 @@ mod tests {
             name: "a".into(),
             device: "a".into(),
             nbd: Some("tcp:localhost:10809".into()),
+            fuse: None,
             read_only: false,
         };
         State { devices: vec![device], exports: vec![export], ..State::default() }

@@ -14,7 +14,7 @@
 //!
 //! [[export]]
 //! device = "disk"
-//! nbd = "unix:disk.sock"
+//! nbd = "unix:disk.sock"   # or fuse = "disk.raw", a file to mount it over
 //! ```
 //!
 //! Paths are relative to the file's own directory. Keys that are not known are refused: a misspelt
@@ -139,6 +139,7 @@ enum RawTable {
 struct RawExport {
     device: Spanned<String>,
     nbd: Option<Spanned<String>>,
+    fuse: Option<Spanned<String>>,
     name: Option<String>,
     #[serde(default)]
     readonly: bool,
@@ -310,7 +311,7 @@ impl Places<'_> {
 
     /// How and where an export is served, and where that is declared.
     fn place(&self, export: &RawExport) -> Result<(ExportPlace, Range<usize>), UserError> {
-        let given = [(ExportKind::Nbd, &export.nbd)];
+        let given = [(ExportKind::Nbd, &export.nbd), (ExportKind::Fuse, &export.fuse)];
         let text =
             |word: &Option<Spanned<String>>| word.as_ref().map(|word| word.get_ref().clone());
         let words: Vec<_> = given.iter().map(|(kind, word)| (*kind, text(word))).collect();

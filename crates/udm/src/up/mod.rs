@@ -142,6 +142,7 @@ fn make_file(file: &FileDecl) -> Result<(), UserError> {
 fn make_directory(place: &ExportPlace) {
     let path = match place.kind {
         ExportKind::Nbd => place.address.strip_prefix("unix:"),
+        ExportKind::Fuse => Some(place.address.as_str()),
     };
     let dir = path.and_then(|path| Path::new(path).parent());
     if let Some(dir) = dir.filter(|dir| !dir.as_os_str().is_empty()) {

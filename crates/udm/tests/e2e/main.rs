@@ -15,6 +15,7 @@ mod crash;
 mod deadline;
 mod durable;
 mod full_disk;
+mod fuse;
 mod nbd;
 mod nbd_below;
 mod outside;

@@ -8,17 +8,22 @@
 //! Ending is graceful, then firm: requests under way are answered, but a device that is suspended
 //! or dead never answers, so after [`DRAIN_LIMIT`] an export's clients are cut off.
 //!
+//! A front may also end by itself (a file is unmounted). It tells its [`Lapse`], from a thread of
+//! its own; the export is forgotten then, unless it was being ended anyway.
+//!
 //! The tricky case is two calls at a time that want one name or address: the map is locked while
 //! a front starts, so the second one finds the first.
 
 mod address;
+mod fuse;
 mod nbd;
 
 use super::state::SavedExport;
 use crate::runtime::{Runtime, status_of};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use udm_control::api::ExportState;
 use udm_control::ops::ExportOrder;
@@ -57,7 +62,28 @@ struct Start<'a> {
     name: &'a str,
     read_only: bool,
     patience: Patience,
+    /// To be told if the front ends by itself.
+    lapse: Lapse,
 }
+
+/// A front's word that it has ended by itself.
+struct Lapse {
+    exports: Weak<Exports>,
+    name: String,
+    number: u64,
+}
+
+impl Lapse {
+    /// Forgets the export. Blocks: not to be called on a lane.
+    fn tell(self, why: &str) {
+        if let Some(exports) = self.exports.upgrade() {
+            exports.lapsed(&self, why);
+        }
+    }
+}
+
+/// What to do when an export has ended by itself, with its name and the reason.
+type OnLapse = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 /// What serves an export.
 trait Front: Send + Sync {
@@ -85,6 +111,7 @@ trait Front: Send + Sync {
 fn plan(place: &ExportPlace) -> Result<Box<dyn Plan>, UserError> {
     match place.kind {
         ExportKind::Nbd => Ok(Box::new(nbd::Plan::parse(&place.address)?)),
+        ExportKind::Fuse => Ok(Box::new(fuse::Plan::parse(&place.address)?)),
     }
 }
 
@@ -99,6 +126,8 @@ pub(crate) fn check_place(place: &ExportPlace) -> Result<(), UserError> {
 /// One export.
 #[derive(Clone)]
 struct Served {
+    /// Tells it from others that had its name.
+    number: u64,
     device: DeviceId,
     kind: ExportKind,
     read_only: bool,
@@ -107,13 +136,42 @@ struct Served {
 
 /// All exports of a daemon, by name.
 pub(crate) struct Exports {
+    me: Weak<Exports>,
     runtime: Arc<Runtime>,
     served: Mutex<BTreeMap<String, Served>>,
+    started: AtomicU64,
+    on_lapse: OnceLock<OnLapse>,
 }
 
 impl Exports {
-    pub(crate) fn new(runtime: Arc<Runtime>) -> Exports {
-        Exports { runtime, served: Mutex::default() }
+    pub(crate) fn new(runtime: Arc<Runtime>) -> Arc<Exports> {
+        Arc::new_cyclic(|me| Exports {
+            me: Weak::clone(me),
+            runtime,
+            served: Mutex::default(),
+            started: AtomicU64::new(0),
+            on_lapse: OnceLock::new(),
+        })
+    }
+
+    /// Has `listener` called after an export has ended by itself. Only the first call counts.
+    pub(crate) fn on_lapse(&self, listener: OnLapse) {
+        // A second listener would be a mistake without harm.
+        let _ = self.on_lapse.set(listener);
+    }
+
+    fn lapsed(&self, lapse: &Lapse, why: &str) {
+        let mut served = self.lock();
+        if served.get(&lapse.name).is_none_or(|one| one.number != lapse.number) {
+            return;
+        }
+        let Some(one) = served.remove(&lapse.name) else { return };
+        drop(served);
+        one.front.clean_up();
+        self.close(one.device);
+        if let Some(listener) = self.on_lapse.get() {
+            listener(&lapse.name, why);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Served>> {
@@ -165,10 +223,16 @@ impl Exports {
             .hint("choose another address"));
         }
         let read_only = order.read_only;
-        let runtime = &self.runtime;
-        let front =
-            plan.start(Start { runtime, device: device.id, name: &name, read_only, patience })?;
-        let one = Served { device: device.id, kind, read_only, front };
+        let number = self.started.fetch_add(1, Ordering::Relaxed);
+        let front = plan.start(Start {
+            runtime: &self.runtime,
+            device: device.id,
+            name: &name,
+            read_only,
+            patience,
+            lapse: Lapse { exports: Weak::clone(&self.me), name: name.clone(), number },
+        })?;
+        let one = Served { number, device: device.id, kind, read_only, front };
         let state = describe(&name, device.name.as_str(), &one, 0);
         served.insert(name, one);
         Ok(state)

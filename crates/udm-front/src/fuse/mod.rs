@@ -1,0 +1,28 @@
+//! The FUSE front end: a device as one file.
+//!
+//! The file is mounted over a file: the root of the file system is the device itself, so there is
+//! no directory, no name and no lookup. The life of a request, and the file each part lives in:
+//!
+//! ```text
+//! /dev/fuse --> server --> session: Answer ------------------------> server --> /dev/fuse
+//!                                   Command --> (change) --> engine --^
+//! ```
+//!
+//! - [`wire`]: every number and structure of the protocol that we use.
+//! - [`session`]: messages to answers and checked commands; pure.
+//! - [`reply`]: the bytes of answers.
+//! - `change`: byte ranges on devices that take whole blocks, and who waits for whom; pure.
+//! - [`server`]: the actor that has `/dev/fuse` and moves the bytes.
+//! - [`mount`]: mounting and unmounting, with and without root; control side, it blocks.
+//! - [`fuzz`]: one entry that drives the pure part with hostile bytes.
+//!
+//! The peer is this machine's kernel, but what it passes on was chosen by any program, and the
+//! session trusts neither. The bytes are in `docs/formats/fuse.md`.
+
+mod change;
+pub mod fuzz;
+pub mod mount;
+pub mod reply;
+pub mod server;
+pub mod session;
+pub mod wire;

@@ -1,0 +1,398 @@
+//! FUSE exports: a device as a file, by system calls, by fio, and under file systems.
+//!
+//! Mounting needs root and `/dev/fuse` here; without them the tests say so and pass. What a test
+//! has mounted and attached is taken down by guards also when it fails.
+
+use super::common::{Place, UDM, state_of};
+use super::nbd::NbdClient;
+use super::outside::{Running, have, report, run, until};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const MIB: u64 = 1 << 20;
+
+fn can_mount() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
+    if !can {
+        eprintln!("not checked: mounting needs root and /dev/fuse here");
+    }
+    can
+}
+
+/// Takes down what is mounted at a place, however the test ends.
+struct Unmounted(PathBuf);
+
+impl Drop for Unmounted {
+    fn drop(&mut self) {
+        // Fails if it is not mounted any more.
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// A loop device; detached on drop.
+struct Loop(String);
+
+impl Loop {
+    fn attach(path: &Path) -> Loop {
+        let path = path.to_str().expect("UTF-8");
+        let found = run("losetup", &["--direct-io=on", "--find", "--show", path]).ok();
+        Loop(found.trim().to_owned())
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = run("losetup", &["--detach", &self.0]);
+    }
+}
+
+/// A place with the device `d` on a file of this size, served as the file `m`.
+fn served(place: &Place, disk_bytes: u64, sectors: u64, more: &[&str]) -> (PathBuf, Unmounted) {
+    let disk = place.file("disk.img", disk_bytes);
+    place.udm(&["create", "d", "--table", &format!("0 {sectors} linear {disk} 0")]).ok();
+    let path = place.path("m");
+    let guard = Unmounted(path.clone());
+    let shown = path.to_str().expect("UTF-8");
+    let printed = place.udm(&[&["export", "d", "--fuse", shown], more].concat()).ok();
+    assert_eq!(printed.trim(), shown, "it prints what clients type");
+    (path, guard)
+}
+
+fn open(path: &Path) -> File {
+    OpenOptions::new().read(true).write(true).open(path).expect("opens")
+}
+
+#[test]
+fn bytes_anywhere_are_those_of_a_plain_array() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "2"]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    let file = open(&path);
+    let mut model = vec![0_u8; MIB as usize];
+    let mut random = fastrand::Rng::with_seed(11);
+    for step in 0..600 {
+        let at = random.usize(..model.len());
+        let len = random.usize(1..6000).min(model.len() - at);
+        match random.u8(..10) {
+            0..4 => {
+                random.fill(&mut model[at..at + len]);
+                file.write_all_at(&model[at..at + len], at as u64).expect("written");
+            }
+            4 => {
+                let kind = [
+                    FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                    FallocateFlags::ZERO_RANGE,
+                ][random.usize(..2)];
+                fallocate(&file, kind, at as u64, len as u64).expect("zeroed");
+                model[at..at + len].fill(0);
+            }
+            _ => {
+                let mut read = vec![0; len];
+                file.read_exact_at(&mut read, at as u64).expect("read");
+                assert!(read == model[at..at + len], "step {step}: {at}+{len}");
+            }
+        }
+    }
+    let below = std::fs::read(place.path("disk.img")).expect("the file below");
+    assert!(below == model, "the device below has the same bytes");
+}
+
+#[test]
+fn unaligned_writers_of_one_block_lose_nothing() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "2"]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    // Eight writers, each with every eighth group of 40 bytes of the same few blocks.
+    std::thread::scope(|scope| {
+        for writer in 0..8_u8 {
+            let path = &path;
+            scope.spawn(move || {
+                let file = open(path);
+                for round in 1..=20_u8 {
+                    for group in 0..32_u64 {
+                        let at = (group * 8 + u64::from(writer)) * 40;
+                        file.write_all_at(&[writer * 20 + round; 40], at).expect("written");
+                    }
+                }
+            });
+        }
+    });
+    let mut read = vec![0; 8 * 32 * 40];
+    open(&path).read_exact_at(&mut read, 0).expect("read");
+    for (number, group) in read.chunks(40).enumerate() {
+        let expected = (number % 8) as u8 * 20 + 20;
+        assert!(group.iter().all(|byte| *byte == expected), "group {number}: {group:?}");
+    }
+}
+
+#[test]
+fn the_end_of_the_device_is_the_end_of_the_file() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "1"]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    let file = open(&path);
+    let mut tail = [1; 100];
+    assert_eq!(file.read_at(&mut tail, MIB - 10).expect("read"), 10);
+    assert_eq!(file.read_at(&mut tail, MIB).expect("the end"), 0);
+    assert_eq!(file.write_at(&tail, MIB - 10).expect("written"), 10);
+    let error = file.write_at(&tail, MIB).expect_err("beyond");
+    assert_eq!(error.raw_os_error(), Some(28), "{error}");
+    assert_eq!(file.set_len(5).expect_err("the table makes the size").raw_os_error(), Some(22));
+    assert_eq!(rustix::fs::seek(&file, SeekFrom::Hole(7)), Ok(MIB));
+    assert_eq!(rustix::fs::seek(&file, SeekFrom::Data(7)), Ok(7));
+    // Opened with O_TRUNC, as `dd` and the shell do: a device keeps its size.
+    let truncated = OpenOptions::new().write(true).truncate(true).open(&path).expect("opens");
+    assert_eq!(truncated.metadata().expect("size").len(), MIB);
+}
+
+#[test]
+fn fuse_and_nbd_see_one_device_and_a_resize_is_seen_at_once() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "2"]);
+    let (path, _guard) = served(&place, 2 * MIB, 2048, &[]);
+    let socket = place.path("n.sock");
+    let address = format!("unix:{}", socket.display());
+    place.udm(&["export", "d", "--nbd", &address, "--name", "n"]).ok();
+    let file = open(&path);
+    let mut client = NbdClient::connect(&socket, "n").expect("connected");
+    for round in 0..50_u8 {
+        client.write(4096, &[round; 512], 0).expect("connected").expect("written");
+        let mut read = [0; 512];
+        file.read_exact_at(&mut read, 4096).expect("read");
+        assert_eq!(read, [round; 512], "written by NBD, read by FUSE");
+        file.write_all_at(&[!round; 100], 4200).expect("written");
+        let read = client.read(4096, 512).expect("connected").expect("read");
+        assert_eq!((read[0], read[104], read[203], read[204]), (round, !round, !round, round));
+    }
+    let disk = place.text("disk.img");
+    place.udm(&["load", "d", "--table", &format!("0 4096 linear {disk} 0")]).ok();
+    place.udm(&["resume", "d"]).ok();
+    assert_eq!(file.metadata().expect("size").len(), 2 * MIB, "an open file sees it");
+    file.write_all_at(&[9; 512], 2 * MIB - 512).expect("the new end is there");
+    let exports = place.udm(&["exports"]).ok();
+    assert!(exports.contains(path.to_str().expect("UTF-8")), "{exports}");
+}
+
+#[test]
+fn a_read_only_export_refuses_writers() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "1"]);
+    let (path, _guard) = served(&place, MIB, 2048, &["--readonly"]);
+    let error = OpenOptions::new().write(true).open(&path).expect_err("read-only");
+    assert_eq!(error.raw_os_error(), Some(30), "{error}");
+    assert_eq!(File::open(&path).expect("opens").read_at(&mut [0; 512], 0).expect("read"), 512);
+}
+
+#[test]
+fn who_unmounts_ends_the_export_and_who_unexports_unmounts() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let state = place.text("state");
+    let daemon = place.daemon(&["--lanes", "1", "--state", &state]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    place
+        .udm(&["export", "d", "--fuse", path.to_str().expect("UTF-8"), "--name", "e"])
+        .fails("UDM-0501");
+    let dir = place.text("state");
+    place.udm(&["export", "d", "--fuse", &dir, "--name", "e"]).fails("UDM-0505");
+    run("umount", &[path.to_str().expect("UTF-8")]).ok();
+    until("the export is gone", || {
+        (place.udm(&["exports"]).ok().trim() == "No exports found").then_some(())
+    });
+    until("and the state knows", || {
+        (state_of(&place.path("state"))["exports"] == serde_json::json!([])).then_some(())
+    });
+    assert!(!path.exists(), "the file was made for it and goes with it");
+    // The file is one of somebody else's now, which stays.
+    std::fs::write(&path, b"mine").expect("written");
+    place.udm(&["export", "d", "--fuse", path.to_str().expect("UTF-8")]).ok();
+    assert_eq!(path.metadata().expect("there").len(), MIB);
+    place.udm(&["unexport", "d"]).ok();
+    assert_eq!(std::fs::read(&path).expect("still there"), b"mine");
+    place.udm(&["remove", "d"]).ok();
+    let said = daemon.terminate();
+    assert!(said.contains("export 'd' has ended: it was unmounted"), "{said}");
+}
+
+#[test]
+fn a_killed_daemons_mount_is_replaced_and_holds_what_was_synced() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let state = place.text("state");
+    let mut daemon = place.daemon(&["--state", &state]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    for round in 1..=5_u8 {
+        let file = open(&path);
+        file.write_all_at(&[round; 4096], u64::from(round) * 8192).expect("written");
+        file.sync_all().expect("synced");
+        daemon.kill();
+        let dead = file.read_at(&mut [0; 512], 0).expect_err("its server is dead");
+        assert!(matches!(dead.raw_os_error(), Some(103 | 107)), "{dead}");
+        daemon = place.daemon(&["--state", &state]);
+        let file = open(&path);
+        for earlier in 1..=round {
+            let mut read = [0; 4096];
+            file.read_exact_at(&mut read, u64::from(earlier) * 8192).expect("read");
+            assert!(read == [earlier; 4096], "round {round}: {earlier} is lost");
+        }
+    }
+}
+
+#[test]
+fn an_fsync_syncs_the_file_below() {
+    if !can_mount() || !have(&["strace"]) {
+        return;
+    }
+    if run("strace", &["-qq", "-o", "/dev/null", "true"]).code != Some(0) {
+        eprintln!("not checked: tracing is refused here");
+        return;
+    }
+    let place = Place::new();
+    let trace = place.text("trace");
+    // As in `durable.rs`: the portable driver's system calls can be seen.
+    let mut daemon = Running::start(
+        Command::new("strace")
+            .args(["-D", "-f", "-qq", "-o", &trace, "-e", "trace=fdatasync", UDM])
+            .args(["daemon", "--driver", "portable", "--lanes", "1"])
+            .env("UDM_SOCKET", place.path("control.sock")),
+    );
+    until("the daemon answers", || {
+        assert!(daemon.is_running(), "the daemon has ended");
+        (place.udm(&["ls"]).code == Some(0)).then_some(())
+    });
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    let syncs = || {
+        let text = std::fs::read_to_string(&trace).expect("the trace");
+        text.lines().filter(|line| line.contains("fdatasync(")).count()
+    };
+    let file = open(&path);
+    for count in 1..=5 {
+        file.write_all_at(&[7; 8192], 0).expect("written");
+        file.sync_data().expect("synced");
+        // The tracer writes its line when the call returns, perhaps after we hear of it.
+        until("the file below is synced", || (syncs() >= count).then_some(()));
+        assert_eq!(syncs(), count, "once for each");
+    }
+    place.udm(&["unexport", "d"]).ok();
+}
+
+#[test]
+fn fio_verifies_64_deep() {
+    if !can_mount() || !have(&["fio"]) {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "2"]);
+    let (path, _guard) = served(&place, 64 * MIB, 131_072, &[]);
+    let name = format!("--filename={}", path.display());
+    let out = run(
+        "fio",
+        &[
+            "--name=v",
+            &name,
+            "--ioengine=libaio",
+            "--direct=1",
+            "--rw=randrw",
+            "--iodepth=64",
+            "--bsrange=512-256k",
+            "--bs_unaligned=0",
+            "--blockalign=512",
+            "--size=64M",
+            "--verify=crc32c",
+            "--verify_state_save=0",
+            "--verify_fatal=1",
+            "--output-format=json",
+        ],
+    )
+    .ok();
+    assert_eq!(report(&out)["jobs"][0]["error"], 0);
+}
+
+/// Makes a file system on a loop device on the file, fills it while tables are swapped and the
+/// device grows, grows the file system, and checks it.
+fn lives_under(make: &[&str], grow: &[&str], check: &[&str]) {
+    if !can_mount() || !have(&["losetup", make[0], grow[0], check[0]]) {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "2"]);
+    let (path, _guard) = served(&place, 1024 * MIB, 700_000, &[]);
+    let disk = place.text("disk.img");
+    let device = Loop::attach(&path);
+    run(make[0], &[&make[1..], &[&device.0]].concat()).ok();
+    let mount = place.path("mnt");
+    std::fs::create_dir(&mount).expect("made");
+    run("mount", &[&device.0, mount.to_str().expect("UTF-8")]).ok();
+    let mounted = Unmounted(mount.clone());
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let swaps = scope.spawn(|| {
+            let mut sectors = 700_000;
+            let mut count = 0;
+            while !over.load(Ordering::Relaxed) || count < 5 {
+                sectors = (sectors + 10_000).min(1_400_000);
+                let table = format!("0 {sectors} linear {disk} 0");
+                place.udm(&["load", "d", "--table", &table]).ok();
+                place.udm(&["suspend", "--noflush", "d"]).ok();
+                place.udm(&["resume", "d"]).ok();
+                count += 1;
+            }
+            sectors
+        });
+        for copy in 0..4 {
+            let to = mount.join(format!("copy{copy}"));
+            let from = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+            run("cp", &["-r", from, to.to_str().expect("UTF-8")]).ok();
+            run("sync", &["-f", to.to_str().expect("UTF-8")]).ok();
+            run("diff", &["-r", from, to.to_str().expect("UTF-8")]).ok();
+        }
+        over.store(true, Ordering::Relaxed);
+        let sectors = swaps.join().expect("swapped");
+        assert_eq!(path.metadata().expect("size").len(), sectors * 512);
+    });
+    run("losetup", &["--set-capacity", &device.0]).ok();
+    let mount = mount.to_str().expect("UTF-8");
+    // ext4 grows while it is mounted, too, but only for those who may take the system's reserves.
+    if grow[0] == "xfs_growfs" {
+        run(grow[0], &[&grow[1..], &[mount]].concat()).ok();
+    }
+    run("umount", &[mount]).ok();
+    if grow[0] != "xfs_growfs" {
+        run(grow[0], &[&grow[1..], &[&device.0]].concat()).ok();
+    }
+    drop(mounted);
+    run(check[0], &[&check[1..], &[&device.0]].concat()).ok();
+}
+
+#[test]
+fn ext4_lives_on_it_while_tables_change() {
+    lives_under(&["mkfs.ext4", "-q"], &["resize2fs", "-f"], &["e2fsck", "-fn"]);
+}
+
+#[test]
+fn xfs_lives_on_it_while_tables_change() {
+    lives_under(&["mkfs.xfs", "-q"], &["xfs_growfs"], &["xfs_repair", "-n"]);
+}
