@@ -231,6 +231,11 @@ impl CrashSubject for Compress {
         copies.into_iter().any(is_in) || slots.contains(&offset_bytes)
     }
 
+    fn is_log(&self, offset_bytes: u64) -> bool {
+        let superblock = self.volume.superblock();
+        superblock.is_some_and(|it| offset_bytes >= it.geometry.data_offset_bytes)
+    }
+
     fn next_alarm(&mut self) -> Option<String> {
         self.alarm.take()
     }

@@ -180,6 +180,11 @@ pub(crate) trait CrashSubject: Sized {
     fn has_copies(&self, _offset_bytes: u64) -> bool {
         false
     }
+    /// True if this is a place of the log, whose records are read again when a copy of what speaks
+    /// for them is lost.
+    fn is_log(&self, _offset_bytes: u64) -> bool {
+        false
+    }
     /// What it says about damage that it has met.
     fn next_alarm(&mut self) -> Option<String> {
         None
