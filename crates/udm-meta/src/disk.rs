@@ -15,6 +15,7 @@
 //! answered, [`Disk::in_flight`] counts it, and the answer is thrown away. An operation that no
 //! host has taken yet is taken back, as if it had never been.
 
+use crate::buffers::Buffers;
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -108,6 +109,7 @@ struct State {
     wishes: RefCell<VecDeque<DiskOp>>,
     places: RefCell<Vec<Place>>,
     free: RefCell<Vec<u32>>,
+    buffers: RefCell<Buffers>,
 }
 
 #[derive(Default)]
@@ -142,6 +144,7 @@ impl Disk {
                 wishes: RefCell::default(),
                 places: RefCell::default(),
                 free: RefCell::default(),
+                buffers: RefCell::default(),
             }),
         }
     }
@@ -154,6 +157,28 @@ impl Disk {
     /// The host: the disk has another size.
     pub fn set_len_bytes(&self, len_bytes: u64) {
         self.state.len_bytes.set(len_bytes);
+    }
+
+    /// Memory for an operation, of one segment, with anything in it; see [`Disk::give_back`].
+    pub fn buffer(&self, len_bytes: usize) -> Payload {
+        self.state.buffers.borrow_mut().take(len_bytes)
+    }
+
+    /// Takes memory back, to be used again unless somebody else has a handle on it.
+    pub fn give_back(&self, payload: Payload) {
+        if let Some(buf) = payload.into_first_buf() {
+            self.state.buffers.borrow_mut().give_back(buf);
+        }
+    }
+
+    /// Lets go of memory that is kept to be used again.
+    pub fn forget_buffers(&self) {
+        self.state.buffers.borrow_mut().clear();
+    }
+
+    /// Bytes that are kept to be used again.
+    pub fn kept_bytes(&self) -> usize {
+        self.state.buffers.borrow().kept_bytes()
     }
 
     /// Reads into a new buffer.

@@ -22,6 +22,7 @@
 
 extern crate alloc;
 
+mod buffers;
 pub mod bytes;
 pub mod chain;
 pub mod checkpoint;
@@ -33,4 +34,5 @@ pub mod slots;
 pub mod sum;
 pub mod superblock;
 
+pub use buffers::KEPT_BYTES_MAX;
 pub use disk::{Disk, DiskError, DiskFuture, DiskOp, DiskOpKind, DiskToken};

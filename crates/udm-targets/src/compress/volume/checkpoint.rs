@@ -571,6 +571,9 @@ async fn await_due(core: &Core) {
         let called = core.port.clock.wait_until(deadline, &core.background, called).await;
         let live = core.live.borrow();
         let is_quiet = live.log.records == records && !live.log.has_open();
+        if is_quiet {
+            core.port.disk.forget_buffers();
+        }
         if called.is_some() || is_quiet {
             return;
         }

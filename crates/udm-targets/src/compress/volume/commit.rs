@@ -88,11 +88,12 @@ impl Core {
 pub(super) async fn writer(core: Rc<Core>) {
     loop {
         let seen = core.live.borrow().log.sealed();
-        let outcome = poll_fn(|cx| match core.live.borrow_mut().log.poll_writes(cx) {
-            Ok(false) => Poll::Pending,
-            Ok(true) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(error)),
-        });
+        let outcome =
+            poll_fn(|cx| match core.live.borrow_mut().log.poll_writes(&core.port.disk, cx) {
+                Ok(false) => Poll::Pending,
+                Ok(true) => Poll::Ready(Ok(())),
+                Err(error) => Poll::Ready(Err(error)),
+            });
         // New records have to be polled once, so that their ends are heard.
         let more = core.sealed.until(|| core.live.borrow().log.sealed() > seen);
         match either(outcome, more).await {

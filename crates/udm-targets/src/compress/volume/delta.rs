@@ -118,13 +118,22 @@ impl Delta {
 
     /// Every block of `blocks` that changed, with its word, in order.
     pub(super) fn for_each_in(&self, blocks: Range<u64>, mut visit: impl FnMut(u64, u64)) {
-        let mut from = blocks.start;
-        while let Some(block) = self.next_block(from).filter(|block| *block < blocks.end) {
-            if let Some(word) = self.get(block) {
-                visit(block, word);
+        let mut points = self.points.range(blocks.clone()).peekable();
+        let before = self.ranges.range(..blocks.start).next_back();
+        let holes = before.into_iter().chain(self.ranges.range(blocks.clone()));
+        for (&start, &(end, number)) in holes {
+            let hole = start.max(blocks.start)..end.min(blocks.end);
+            while let Some((&block, point)) = points.next_if(|(block, _)| **block < hole.start) {
+                visit(block, point.word());
             }
-            from = block + 1;
+            for block in hole {
+                // What was written into the hole after it was made.
+                let point = points.next_if(|(at, _)| **at == block).map(|(_, point)| point);
+                let newer = point.filter(|point| point.number() > number);
+                visit(block, newer.map_or(0, |point| point.word()));
+            }
         }
+        points.for_each(|(&block, point)| visit(block, point.word()));
     }
 
     /// The range of holes over a block, whatever else is in it: where it ends.

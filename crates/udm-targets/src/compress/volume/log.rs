@@ -26,7 +26,7 @@ use core::future::Future;
 use core::ops::Range;
 use core::pin::Pin;
 use core::task::{Context, Poll};
-use udm_lane::{Buf, Payload};
+use udm_lane::Payload;
 use udm_meta::chain::Fence;
 use udm_meta::record::{LogPlace, RecordBuilder, RecordHead, RecordRules};
 use udm_meta::{Disk, DiskError, DiskFuture};
@@ -376,9 +376,14 @@ impl Log {
         };
         let body_bytes = open.body.len();
         let sealed = open.table.seal(&self.rules, &head, body_bytes as u32);
-        let buf = Buf::alloc(sealed.total_bytes as usize);
-        buf.copy_in(0, open.table.as_bytes());
-        buf.copy_in(sealed.body_bytes_at as usize, &open.body);
+        let payload = ground.disk.buffer(sealed.total_bytes as usize);
+        let (table, body_at) = (open.table.as_bytes(), u64::from(sealed.body_bytes_at));
+        let body_end = body_at + open.body.len() as u64;
+        // Nothing of an earlier use may get to the disk.
+        payload.copy_in(0, table);
+        payload.fill(table.len() as u64, body_at - table.len() as u64, 0);
+        payload.copy_in(body_at, &open.body);
+        payload.fill(body_end, payload.len_bytes() - body_end, 0);
         for placed in &open.entries {
             let offset_bytes = placed.offset_bytes + sealed.body_bytes_at;
             let placed = PlacedEntry { offset_bytes, ..*placed };
@@ -389,7 +394,6 @@ impl Log {
         open.entries.clear();
         open.overlay.clear();
         open.is_cleaner = false;
-        let payload = Payload::from_buf(buf);
         let write = ground.disk.write(self.geometry.offset_of(point.place), payload.clone());
         self.in_flight.insert(
             self.geometry.address_of(point.place),
@@ -419,23 +423,29 @@ impl Log {
     ///
     /// # Errors
     /// The first that failed; the log takes nothing more, and what failed is kept for readers.
-    pub(super) fn poll_writes(&mut self, cx: &mut Context<'_>) -> Result<bool, DiskError> {
+    pub(super) fn poll_writes(
+        &mut self,
+        disk: &Disk,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, DiskError> {
         let first = self.written() + 1;
         let (mut has_ended, mut failure) = (false, None);
         let (written, buffered_bytes) = (&mut self.is_written, &mut self.buffered_bytes);
         self.in_flight.retain(|_, record| {
             let Some(write) = &mut record.write else { return true };
-            match Pin::new(write).poll(cx) {
+            let payload = match Pin::new(write).poll(cx) {
                 Poll::Pending => return true,
                 Poll::Ready(Err(error)) => {
                     record.write = None;
                     failure = failure.or(Some(error));
                     return true;
                 }
-                Poll::Ready(Ok(_payload)) => {}
-            }
+                Poll::Ready(Ok(payload)) => payload,
+            };
             written[(record.sequence - first) as usize] = true;
             *buffered_bytes -= record.payload.len_bytes() as usize;
+            record.payload = Payload::empty();
+            disk.give_back(payload);
             has_ended = true;
             false
         });
@@ -453,6 +463,9 @@ impl Log {
 
     /// What the open record says of a block.
     pub(super) fn find_open(&self, block: u64) -> Option<OpenBlock> {
+        if !self.has_open() {
+            return None;
+        }
         let word = self.open.overlay.get(block)?;
         Some(match word >> 62 == OVERLAY_EXTENT >> 62 {
             true => OpenBlock::Extent {

@@ -15,9 +15,11 @@
 use super::cache::Cache;
 use super::delta::Delta;
 use crate::compress::format::Geometry;
+use crate::compress::format::geometry::MAP_ENTRIES;
 use crate::compress::format::map::map_word;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::ops::Range;
 use udm_meta::page::{PAGE_BYTES, PAGE_HEAD_BYTES, PageRegions};
 use udm_meta::slots::SlotArray;
 
@@ -80,6 +82,46 @@ impl Map {
             return Known::Word(word);
         }
         self.find_settled(geometry, block)
+    }
+
+    /// Looks neighbouring blocks up: the words of all of `blocks`, in order; or the first page that
+    /// has to be read for them. Where there is a word already, none is needed.
+    pub(super) fn find_all(
+        &mut self,
+        geometry: &Geometry,
+        blocks: Range<u64>,
+        words: &mut [Option<u64>],
+    ) -> Result<(), u64> {
+        let at = |block: u64| (block - blocks.start) as usize;
+        // Newest first: whoever has a word keeps it.
+        self.active.for_each_in(blocks.clone(), |block, word| words[at(block)] = Some(word));
+        if let Some(frozen) = &self.frozen {
+            frozen.for_each_in(blocks.clone(), |block, word| {
+                words[at(block)].get_or_insert(word);
+            });
+        }
+        let mut first = blocks.start;
+        while first < blocks.end {
+            let (page, index) = geometry.map_page_of(first);
+            let end = blocks.end.min(first + (MAP_ENTRIES - index as u64));
+            let unknown = &mut words[at(first)..at(end)];
+            if unknown.iter().any(Option::is_none) {
+                self.fill_in(page, index, unknown)?;
+            }
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// The words that a page has from `index` on, where none is known.
+    fn fill_in(&mut self, page: u64, index: usize, words: &mut [Option<u64>]) -> Result<(), u64> {
+        let is_written = self.slots.get(page).is_some();
+        let bytes = if is_written { Some(self.cache.get(page).ok_or(page)?) } else { None };
+        for (word, index) in words.iter_mut().zip(index..) {
+            let settled = || bytes.as_ref().map(|bytes| map_word(&bytes[PAGE_HEAD_BYTES..], index));
+            word.get_or_insert_with(|| settled().unwrap_or(0));
+        }
+        Ok(())
     }
 
     /// Looks a block up in the pages of the current checkpoint.

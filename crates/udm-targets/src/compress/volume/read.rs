@@ -27,11 +27,14 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use udm_lane::{Buf, Payload, yield_now};
+use udm_meta::Disk;
 use udm_meta::page::{PageFault, PageName};
 use udm_types::Status;
 
 /// Blocks looked up in one step: few enough to be quick, enough for one large lower read.
 const STEP_BLOCKS: u64 = 256;
+/// Blocks that are copied at once, without a task: a few microseconds.
+const AT_HAND_BLOCKS_MAX: u64 = 16;
 /// The longest lower read that is put together from several extents.
 const JOINED_BYTES_MAX: u64 = 1 << 20;
 
@@ -65,8 +68,8 @@ struct Stretch {
 
 /// What a read of the disk brought.
 enum Bytes {
-    /// In its buffer, which nobody else holds.
-    Buffer(Buf),
+    /// At the beginning of its buffer, which nobody else holds.
+    Buffer(Buf, usize),
     /// A copy, if somebody does.
     Copy(Vec<u8>),
 }
@@ -74,24 +77,28 @@ enum Bytes {
 impl Bytes {
     fn of(payload: Payload) -> Bytes {
         let len = payload.len_bytes() as usize;
-        let copy = |payload: &Payload| {
+        let is_own = payload.segment_count() == 1
+            && payload.segments().all(|only| only.offset_bytes == 0 && only.buf.is_unique());
+        if !is_own {
             let mut bytes = alloc::vec![0; len];
             payload.copy_out(0, &mut bytes);
-            Bytes::Copy(bytes)
-        };
-        let is_whole = payload.segments().next().is_some_and(|first| {
-            first.offset_bytes == 0 && first.buf.len_bytes() == len && first.buf.is_unique()
-        });
-        if !is_whole {
-            return copy(&payload);
+            return Bytes::Copy(bytes);
         }
-        payload.into_first_buf().map_or(Bytes::Copy(Vec::new()), Bytes::Buffer)
+        payload.into_first_buf().map_or(Bytes::Copy(Vec::new()), |buf| Bytes::Buffer(buf, len))
     }
 
     fn as_slice(&mut self) -> &[u8] {
         match self {
-            Bytes::Buffer(buf) => buf.get_mut().map_or(&[], |bytes| bytes),
+            Bytes::Buffer(buf, len) => buf.get_mut().map_or(&[], |bytes| &bytes[..*len]),
             Bytes::Copy(bytes) => bytes,
+        }
+    }
+
+    /// The memory may be used again.
+    fn give_back(self, disk: &Disk) {
+        match self {
+            Bytes::Buffer(buf, _) => disk.give_back(Payload::from_buf(buf)),
+            Bytes::Copy(_) => {}
         }
     }
 }
@@ -124,6 +131,38 @@ pub(super) async fn read(
         status = if status.is_ok() { step } else { status };
     }
     status
+}
+
+/// A read that needs nothing but copying: blocks that are at hand, uncompressed or all of one word.
+/// Nothing if there is more to it; then the payload may have been written into.
+pub(super) fn read_at_hand(core: &Core, offset_bytes: u64, payload: &Payload) -> Option<Status> {
+    let end_bytes = offset_bytes + payload.len_bytes();
+    let blocks = offset_bytes / BLOCK_BYTES..end_bytes.div_ceil(BLOCK_BYTES);
+    if blocks.end - blocks.start > AT_HAND_BLOCKS_MAX {
+        return None;
+    }
+    let target = Target { offset_bytes, end_bytes, payload, from: From::Anywhere };
+    let mut live = core.live.borrow_mut();
+    let mut unpacked = core.unpacked.borrow_mut();
+    for block in blocks {
+        if live.log.find_open(block).is_some() {
+            return None;
+        }
+        let Known::Word(word) = live.map.find(&core.geometry, block) else { return None };
+        match Place::of_word(word) {
+            Place::Fill(pattern) => {
+                let (at, _, len) = target.range(&(block..block + 1));
+                fill_payload(payload, at, len, pattern);
+            }
+            Place::Extent(extent) => {
+                let bytes = unpacked.get(key_of(block, &extent))?;
+                let at = usize::from(extent.index) * BLOCK_BYTES as usize;
+                target.put(&(block..block + 1), bytes.get(at..at + BLOCK_BYTES as usize)?);
+            }
+            Place::Poisoned | Place::Open { .. } => return None,
+        }
+    }
+    Some(Status::Ok)
 }
 
 /// Reads one block into memory.
@@ -170,10 +209,10 @@ async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> 
     let stretches = stretches(core, &parts);
     add(&core.port.tally.data_reads, stretches.len() as u64);
     let disk = &core.port.disk;
-    let reads: Vec<_> = stretches
-        .iter()
-        .map(|stretch| disk.read(stretch.offset_bytes, stretch.len_bytes as usize))
-        .collect();
+    let begin = |stretch: &Stretch| {
+        disk.read_into(stretch.offset_bytes, disk.buffer(stretch.len_bytes as usize))
+    };
+    let reads: Vec<_> = stretches.iter().map(begin).collect();
     let mut status = Status::Ok;
     for part in &parts {
         let step = match &part.source {
@@ -221,6 +260,9 @@ async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> 
                 status = if status.is_ok() { again } else { status };
             }
             rest(core, part).await;
+        }
+        if let Ok(bytes) = outcome {
+            bytes.give_back(disk);
         }
     }
     status
@@ -311,25 +353,13 @@ async fn find_parts(
     fetching: &mut Fetching,
 ) -> Result<Vec<Part>, Status> {
     loop {
-        let missing = {
-            let mut live = core.live.borrow_mut();
-            let mut missing = None;
-            for block in blocks.clone() {
-                if live.log.find_open(block).is_some() {
-                    continue;
-                }
-                if let Known::Page(page) = live.map.find(&core.geometry, block) {
-                    missing = Some(page);
-                    break;
-                }
+        let mut parts = match known_parts(core, blocks.clone(), pins) {
+            Ok(parts) => parts,
+            Err(page) => {
+                load_page(core, page).await?;
+                continue;
             }
-            missing
         };
-        if let Some(page) = missing {
-            load_page(core, page).await?;
-            continue;
-        }
-        let mut parts = known_parts(core, blocks.clone(), pins)?;
         if from == From::Disk {
             return Ok(parts);
         }
@@ -360,20 +390,23 @@ fn take_unpacked(core: &Core, parts: &mut [Part], fetching: &mut Fetching) -> Op
     None
 }
 
-/// As [`find_parts`], with every page at hand.
-fn known_parts(core: &Core, blocks: Range<u64>, pins: &mut Pins) -> Result<Vec<Part>, Status> {
+/// As [`find_parts`], if every page is at hand; otherwise, one that is not.
+fn known_parts(core: &Core, blocks: Range<u64>, pins: &mut Pins) -> Result<Vec<Part>, u64> {
     let mut live = core.live.borrow_mut();
+    let live = &mut *live;
+    let mut words = core.words.borrow_mut();
+    words.clear();
+    // What the open record says is newer than anything, and needs no page.
+    let open = |block| live.log.find_open(block);
+    words.extend(blocks.clone().map(|block| open(block).map(|_newer| 0)));
+    live.map.find_all(&core.geometry, blocks.clone(), &mut words)?;
     let mut parts: Vec<Part> = Vec::new();
     let mut last: Option<Place> = None;
-    for block in blocks {
+    for (block, word) in blocks.zip(words.iter()) {
         let place = match live.log.find_open(block) {
             Some(OpenBlock::Word(word)) => Place::of_word(word),
             Some(OpenBlock::Extent { entry, index }) => Place::Open { entry, index },
-            None => match live.map.find(&core.geometry, block) {
-                Known::Word(word) => Place::of_word(word),
-                // Found before, in the same step.
-                Known::Page(_) => return Err(Status::IoErr),
-            },
+            None => Place::of_word(word.unwrap_or(0)),
         };
         let goes_on = last.is_some_and(|last| last.is_followed_by(&place));
         last = Some(place);
@@ -397,7 +430,7 @@ fn known_parts(core: &Core, blocks: Range<u64>, pins: &mut Pins) -> Result<Vec<P
                     if segment >= live.segments.count() {
                         Source::Poisoned
                     } else {
-                        pins.add(&mut live, segment);
+                        pins.add(live, segment);
                         Source::Disk(extent)
                     }
                 }

@@ -453,6 +453,7 @@ fn build(
         extent_blocks: options.extent_blocks.unwrap_or(longest).clamp(1, longest).into(),
         coder: RefCell::new(Coder::new()),
         scratch: RefCell::default(),
+        words: RefCell::default(),
         live: RefCell::new(live),
         unpacked: RefCell::new(Unpacked::new(options.cache_bytes / UNPACKED_SHARE)),
         fetched: Signal::default(),

@@ -77,6 +77,8 @@ pub(super) struct Core {
     pub(super) coder: RefCell<Coder>,
     /// Memory for one extent, passed around.
     pub(super) scratch: RefCell<Vec<u8>>,
+    /// Words of blocks that somebody looks up, in one step.
+    pub(super) words: RefCell<Vec<Option<u64>>>,
     pub(super) live: RefCell<Live>,
     /// Extents that are read block by block.
     pub(super) unpacked: RefCell<Unpacked>,

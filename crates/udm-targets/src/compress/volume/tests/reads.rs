@@ -6,7 +6,7 @@ use crate::compress::format::{Codec, Shape};
 use crate::compress::volume::Options;
 use alloc::vec::Vec;
 use udm_lane::{Buf, Payload};
-use udm_types::{BioFlags, Op};
+use udm_types::{BioFlags, Op, Status};
 
 #[test]
 fn a_random_read_is_one_read_below_once_its_page_is_in_memory() {
@@ -79,7 +79,7 @@ fn what_is_kept_of_an_extent_goes_with_its_segment() {
         let at = (first * BLOCK) as usize;
         if rng.u32(..3) == 0 {
             let bytes = data(4, step);
-            world.submit_write(at as u64, &bytes, BioFlags::empty());
+            assert_eq!(world.write(at as u64, &bytes), Status::Ok);
             plain[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         let at = at + rng.usize(..4) * 4096;
@@ -89,6 +89,39 @@ fn what_is_kept_of_an_extent_goes_with_its_segment() {
     let counters = world.volume.counters();
     assert!(counters.counts.segments_freed > 60, "{counters:?}");
     assert!(counters.counts.data_reads < 2500, "nothing was kept: {counters:?}");
+}
+
+/// Those who read on in small pieces wait for nothing, and see what was written last.
+#[test]
+fn what_is_at_hand_is_read_at_once_and_is_the_newest() {
+    let mut world = World::small();
+    world.write(0, &data(4, 1));
+    world.write(8 * BLOCK, &[7; 4096]);
+    world.checkpoint();
+    let at_once = |world: &mut World, block: u64| {
+        let payload = Payload::from_buf(Buf::alloc(4096));
+        let no_flags = BioFlags::empty();
+        world.submit_with(Op::Read, no_flags, block * BLOCK, payload.clone(), BLOCK);
+        let is_done = world.volume.next_done().is_some();
+        let mut found = [0; 4096];
+        payload.copy_out(0, &mut found);
+        (is_done, found)
+    };
+    assert!(!at_once(&mut world, 1).0, "it is on the disk only");
+    world.run();
+    let old = data(4, 1);
+    for block in [0, 1, 2, 3] {
+        let (is_done, found) = at_once(&mut world, block);
+        assert!(is_done && found == old[block as usize * 4096..][..4096], "block {block}");
+    }
+    assert_eq!(at_once(&mut world, 8), (true, [7; 4096]), "all of one word");
+    assert_eq!(at_once(&mut world, 9), (true, [0; 4096]), "a hole");
+    world.write(BLOCK, &data(1, 5));
+    let (is_done, found) = at_once(&mut world, 1);
+    assert!(!is_done || found[..] == data(1, 5)[..], "in the open record");
+    world.checkpoint();
+    assert_eq!(world.read(BLOCK, BLOCK).expect("read"), data(1, 5));
+    assert!(at_once(&mut world, 2).1[..] == old[2 * 4096..3 * 4096]);
 }
 
 /// A scrub looks at the disk, whatever is in memory.
