@@ -72,6 +72,13 @@ impl TargetCx<'_> {
         self.parts.lanes
     }
 
+    /// The device's own lane, for what must be one: devices are spread over the lanes by their
+    /// number, and every table of a device has the same.
+    #[inline]
+    pub fn home_lane(&self) -> LaneId {
+        self.place.device.home_lane(self.parts.lanes)
+    }
+
     /// A noflush suspend is under way: pushing back is allowed.
     #[inline]
     pub fn noflush_suspending(&self) -> bool {

@@ -39,3 +39,13 @@ macro_rules! index32 {
     )*};
 }
 index32!(DeviceId, LowerId, ActorId);
+
+impl DeviceId {
+    /// The lane of whatever a device has only once, of `lane_count` lanes: devices are spread over
+    /// them by their numbers.
+    #[inline]
+    pub fn home_lane(self, lane_count: usize) -> LaneId {
+        // Fits: there are no more lanes than `LaneId` can name.
+        LaneId((self.index() % lane_count.max(1)) as u16)
+    }
+}

@@ -60,7 +60,7 @@ pub(crate) type BarrierHomes = BTreeMap<DeviceId, BarrierHome>;
 
 impl Engine {
     fn home_of(&self, id: DeviceId) -> LaneId {
-        LaneId((id.index() % self.shared.peers.len()) as u16)
+        id.home_lane(self.shared.peers.len())
     }
 
     pub(super) fn tell_barrier_home(&mut self, id: DeviceId, message: BarrierMessage) {

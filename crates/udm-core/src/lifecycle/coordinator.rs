@@ -729,7 +729,7 @@ fn first_text(bodies: Vec<(LaneId, AnswerBody)>) -> Option<String> {
         })
         .collect();
     texts.sort();
-    texts.into_iter().next().and_then(|(_, text)| text)
+    texts.into_iter().find_map(|(_, text)| text)
 }
 
 fn lines_of(table: &Table, args: impl Fn(usize) -> String) -> Vec<StatusLine> {

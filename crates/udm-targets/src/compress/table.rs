@@ -73,7 +73,7 @@ impl TargetConfig for CompressConfig {
         status::print(counters)
     }
 
-    fn instantiate(&self, lane: LaneId) -> Box<dyn Target> {
-        Box::new(Compress::new(Arc::clone(&self.line), lane))
+    fn instantiate(&self, _lane: LaneId) -> Box<dyn Target> {
+        Box::new(Compress::new(Arc::clone(&self.line)))
     }
 }

@@ -1,8 +1,8 @@
 //! A compress target at work: binds a [`Volume`] to the lanes of the engine.
 //!
-//! One instance, on lane [`HOME`], has the volume; those of other lanes hand their bios over to it
-//! and have nothing else to do. A bio becomes a request of the volume, an operation of the volume
-//! an I/O of the target's own, and the volume computes in turns:
+//! One instance, on the device's home lane, has the volume; those of other lanes hand their bios
+//! over to it and have nothing else to do. A bio becomes a request of the volume, an operation of
+//! the volume an I/O of the target's own, and the volume computes in turns:
 //! ```text
 //!   map --hand_over--> on_handed -> Volume::submit    want_turn
 //!   on_turn -> Volume::turn -> operations: submit_own; ends: complete; events; timer
@@ -35,10 +35,7 @@ use udm_core::bio::BioBox;
 use udm_core::{ErrorCode, Mapped, Preresume, Target, TargetCx, UserError};
 use udm_lane::Payload;
 use udm_meta::{Disk, DiskOp, DiskOpKind, DiskToken};
-use udm_types::{BioFlags, LaneId, Nanos, Op, SECTOR_BYTES, SECTOR_SHIFT, Status};
-
-/// The lane that has the volume: the one whose answer to a message is shown.
-const HOME: LaneId = LaneId(0);
+use udm_types::{BioFlags, Nanos, Op, SECTOR_BYTES, SECTOR_SHIFT, Status};
 
 /// A device that is larger by less than this is not worth a resize: no segment would fit.
 const GROWTH_MIN_BYTES: u64 = 1 << 16;
@@ -46,7 +43,6 @@ const GROWTH_MIN_BYTES: u64 = 1 << 16;
 /// An instance on a lane.
 pub(super) struct Compress {
     line: Arc<Line>,
-    lane: LaneId,
     disk: Disk,
     volume: Option<Volume>,
     /// Tells operations of the volume that is open from those of one that was dropped.
@@ -81,10 +77,9 @@ enum Stage {
 }
 
 impl Compress {
-    pub(super) fn new(line: Arc<Line>, lane: LaneId) -> Compress {
+    pub(super) fn new(line: Arc<Line>) -> Compress {
         Compress {
             line,
-            lane,
             disk: Disk::new(0),
             volume: None,
             opened: 0,
@@ -97,10 +92,6 @@ impl Compress {
             resize_fault: None,
             timer_at: None,
         }
-    }
-
-    fn is_home(&self) -> bool {
-        self.lane == HOME
     }
 
     /// Opens the volume anew, once nothing of an earlier one is under way.
@@ -320,9 +311,10 @@ impl Compress {
 
 impl Target for Compress {
     fn map(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) -> Mapped {
-        match self.is_home() {
+        let home = cx.home_lane();
+        match cx.lane() == home {
             true => self.accept(bio, cx),
-            false => cx.hand_over(HOME, bio),
+            false => cx.hand_over(home, bio),
         }
         Mapped::Submitted
     }
@@ -398,7 +390,7 @@ impl Target for Compress {
     }
 
     fn preresume(&mut self, cx: &mut TargetCx<'_>) -> Result<Preresume, UserError> {
-        if !self.is_home() || self.volume.is_some() {
+        if cx.lane() != cx.home_lane() || self.volume.is_some() {
             return Ok(Preresume::Ready);
         }
         self.stage = Stage::Recovering;
