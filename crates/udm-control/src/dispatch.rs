@@ -413,6 +413,7 @@ impl Control<'_> {
             place: ExportPlace::one_of(&[
                 (ExportKind::Nbd, call.nbd.as_deref()),
                 (ExportKind::Fuse, call.fuse.as_deref()),
+                (ExportKind::VhostUser, call.vhost_user.as_deref()),
             ])?,
             name: call.name,
             read_only: call.read_only,

@@ -16,17 +16,21 @@ pub enum ExportKind {
     Nbd,
     /// A file, mounted.
     Fuse,
+    /// vhost-user-blk: the disk of a virtual machine.
+    VhostUser,
 }
 
 impl ExportKind {
     /// All kinds.
-    pub const ALL: &'static [ExportKind] = &[ExportKind::Nbd, ExportKind::Fuse];
+    pub const ALL: &'static [ExportKind] =
+        &[ExportKind::Nbd, ExportKind::Fuse, ExportKind::VhostUser];
 
     /// The word of calls and files.
     pub fn word(self) -> &'static str {
         match self {
             ExportKind::Nbd => "nbd",
             ExportKind::Fuse => "fuse",
+            ExportKind::VhostUser => "vhost_user",
         }
     }
 

@@ -1,17 +1,23 @@
-//! A thousand idle devices cost nothing: no lane wakes up, none uses the processor.
+//! A thousand idle devices cost nothing: no lane wakes up, none uses the processor. Nor does a
+//! connected virtual machine that is idle.
 //!
 //! Counted by the kernel, as context switches of the lanes' threads and the time they ran. This is
 //! the one test that has to let time pass, since it is about what happens when nothing does; it
 //! waits on a channel that nobody sends on. One test only, since it looks at all lanes' threads of
 //! this process.
 
+#[path = "../../udm-front/tests/vhost_user/client.rs"]
+mod client;
+
+use client::{Machine, Shape};
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::mpsc;
 use std::time::Duration;
 use udm::runtime::{Runtime, RuntimeConfig};
 use udm_core::lifecycle::{Reply, Request};
-use udm_driver::DriverChoice;
+use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_unix};
+use udm_front::vhost_user::server::{Disk, Server};
 use udm_types::LaneId;
 
 const DEVICES: usize = 1_000;
@@ -57,6 +63,38 @@ fn lane_threads(runtime: &Runtime) -> Vec<u32> {
         .collect()
 }
 
+/// A virtual machine whose disk is one of the devices, and which has used it.
+fn machine(runtime: &Runtime) -> (Machine, client::Link, Server) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("vm.sock");
+    let socket = listen_unix(&path, SOCKET_MODE_DEFAULT).expect("a socket");
+    let key = udm_core::lifecycle::DeviceKey::Name("idle1".to_owned());
+    let found = runtime.request(Request::Status { device: key }).expect("it is there");
+    let device = udm::runtime::status_of(found).expect("its state").id;
+    let lanes = (0..2).map(|lane| runtime.mailbox(LaneId(lane))).collect();
+    let disk = Disk { device, name: "idle1".to_owned(), read_only: false };
+    let server = Server::start(socket, disk, lanes).expect("a server");
+    let mut machine = Machine::new(Shape { queues: 2, ..Shape::SMALL });
+    let link = machine.connect(&path);
+    for queue in &mut machine.queues {
+        assert_eq!(queue.write(0, &[1; 512]), 0);
+    }
+    (machine, link, server)
+}
+
+/// Threads that read vhost-user messages.
+fn server_threads() -> Vec<u32> {
+    let tasks = fs::read_dir("/proc/self/task").expect("it lists");
+    let number = |name: std::ffi::OsString| name.to_str()?.parse().ok();
+    tasks
+        .filter_map(|task| number(task.ok()?.file_name()))
+        .filter(|task| {
+            let name = fs::read_to_string(format!("/proc/self/task/{task}/comm"));
+            name.is_ok_and(|name| name.trim() == "udm-vhost-user")
+        })
+        .collect()
+}
+
 fn idle(choice: DriverChoice) {
     let config = RuntimeConfig { lanes: 2, driver: choice, ..RuntimeConfig::default() };
     let runtime = Runtime::start(&config).expect("some driver works everywhere");
@@ -73,16 +111,21 @@ fn idle(choice: DriverChoice) {
         Ok(Reply::List(devices)) => assert_eq!(devices.len(), DEVICES),
         other => panic!("no list: {other:?}"),
     }
-    let lanes = lane_threads(&runtime);
+    let mut lanes = lane_threads(&runtime);
+    let (machine, link, server) = machine(&runtime);
+    lanes.extend(server_threads());
     let (silent, never) = mpsc::channel::<()>();
     // After its last answer a lane goes to sleep within a moment, and then stays asleep.
     assert!(never.recv_timeout(WINDOW / 4).is_err());
     let before = activity(&lanes);
-    assert_eq!(before.len(), 2, "two lanes, two threads");
+    assert_eq!(before.len(), 3, "two lanes and a server of a machine");
     assert!(never.recv_timeout(WINDOW).is_err(), "nobody sends");
     let driver = runtime.driver().name;
     assert_eq!(activity(&lanes), before, "{driver}: a lane woke up although nothing happened");
-    drop(silent);
+    drop((silent, link, machine));
+    let (ended, end) = mpsc::channel();
+    server.stop(false, Box::new(move || ended.send(()).expect("waited for")));
+    end.recv().expect("the server ends");
     runtime.shutdown();
 }
 

@@ -224,6 +224,9 @@ methods! {
         /// As a file: mounted over this one, which is made if it is missing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fuse: Option<String>,
+        /// As the disk of a virtual machine, at this unix socket.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vhost_user: Option<String>,
         /// Name of the export; the device's name if left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,

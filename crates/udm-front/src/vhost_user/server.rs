@@ -35,7 +35,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::thread::JoinHandle;
 use udm_core::LaneMessage;
 use udm_core::actor::{Actor, ActorCx};
 use udm_core::bio::BioBox;
@@ -62,15 +61,16 @@ pub struct Server {
     events: Sender<Event>,
     bell: Arc<OwnedFd>,
     clients: Arc<AtomicU32>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// What the thread waits for beside its sockets.
-#[derive(Clone, Copy, Debug)]
 enum Event {
     Queue(u64, QueueReport),
-    Stop { cut: bool },
+    Stop { cut: bool, done: Done },
 }
+
+/// Called when a server has ended.
+type Done = Box<dyn FnOnce() + Send>;
 
 impl Server {
     /// Serves a device on a listening socket. `lanes` are the mailboxes of all lanes.
@@ -85,7 +85,7 @@ impl Server {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (events, inbox) = channel();
         let clients = Arc::new(AtomicU32::new(0));
-        let lanes = Lanes {
+        let mut lanes = Lanes {
             disk,
             lanes,
             events: events.clone(),
@@ -95,13 +95,16 @@ impl Server {
             changes: None,
             next_number: 0,
             stop: None,
+            done: Vec::new(),
             broken: None,
         };
         let count = Arc::clone(&clients);
-        let thread = std::thread::Builder::new()
-            .name("udm-vhost-user".to_owned())
-            .spawn(move || serve(&socket, lanes, &count))?;
-        Ok(Server { events, bell, clients, thread: Some(thread) })
+        std::thread::Builder::new().name("udm-vhost-user".to_owned()).spawn(move || {
+            serve(&socket, &mut lanes, &count);
+            drop(socket);
+            lanes.done.drain(..).for_each(|done| done());
+        })?;
+        Ok(Server { events, bell, clients })
     }
 
     /// How many clients there are: none or one.
@@ -110,24 +113,11 @@ impl Server {
     }
 
     /// Asks the server to end: no more clients, and the one there is loses its connection when its
-    /// requests are answered, or with `cut` at once.
-    pub fn stop(&self, cut: bool) {
+    /// requests are answered, or with `cut` at once. `done` is called, or dropped, at the end.
+    pub fn stop(&self, cut: bool, done: Box<dyn FnOnce() + Send>) {
         // Fails if the thread has ended, which is what is wanted.
-        let _ = self.events.send(Event::Stop { cut });
+        let _ = self.events.send(Event::Stop { cut, done });
         ring(&self.bell);
-    }
-
-    /// True once the server has ended.
-    pub fn is_ended(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
-    }
-
-    /// Waits until the server has ended.
-    pub fn join(mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A panic was printed by the thread; there is nobody to hand it to.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -143,7 +133,7 @@ fn silence(bell: &OwnedFd) {
 }
 
 /// The thread: one client after the other.
-fn serve(listener: &OwnedFd, mut lanes: Lanes, clients: &AtomicU32) {
+fn serve(listener: &OwnedFd, lanes: &mut Lanes, clients: &AtomicU32) {
     while lanes.stop.is_none() {
         match wait(listener, &lanes.bell) {
             Ok(true) => {}
@@ -158,13 +148,13 @@ fn serve(listener: &OwnedFd, mut lanes: Lanes, clients: &AtomicU32) {
         clients.store(1, Ordering::Relaxed);
         let mut session = Session::default();
         // Why it ended is the client's business, which it can see.
-        let _ = converse(&socket, &mut session, &mut lanes);
+        let _ = converse(&socket, &mut session, lanes);
         if let Some((queue, _)) = lanes.broken.take()
             && let Some(fd) = session.error_fd(queue)
         {
             ring(fd);
         }
-        session.end(&mut lanes);
+        session.end(lanes);
         lanes.end_changes();
         drop(socket);
         clients.store(0, Ordering::Relaxed);
@@ -311,6 +301,7 @@ struct Lanes {
     next_number: u64,
     /// Somebody asked the server to end; whether at once.
     stop: Option<bool>,
+    done: Vec<Done>,
     /// A queue that was broken off.
     broken: Option<(u16, Breach)>,
 }
@@ -365,7 +356,10 @@ impl Lanes {
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::Stop { cut } => self.stop = Some(self.stop.unwrap_or(false) || cut),
+            Event::Stop { cut, done } => {
+                self.stop = Some(self.stop.unwrap_or(false) || cut);
+                self.done.push(done);
+            }
             Event::Queue(number, QueueReport::Broken(breach)) => {
                 if let Some(running) = self.running.get(&number) {
                     self.broken.get_or_insert((running.queue, breach));
@@ -427,10 +421,14 @@ impl Host for Lanes {
                 return Err(Breach::Message("the export was cut"));
             }
             let event = self.inbox.recv().map_err(|_| Breach::System("the lanes have ended", 0))?;
+            let ended = match event {
+                Event::Queue(stopped, QueueReport::Stopped(next)) if stopped == number => {
+                    Some(next)
+                }
+                Event::Queue(..) | Event::Stop { .. } => None,
+            };
             self.note(event);
-            if let Event::Queue(stopped, QueueReport::Stopped(next_avail)) = event
-                && stopped == number
-            {
+            if let Some(next_avail) = ended {
                 return Ok(next_avail);
             }
         }

@@ -39,8 +39,14 @@ pub(crate) fn serve(rig: &Rig, read_only: bool) -> Served {
 
 /// Ends a server; what is under way is answered first.
 pub(crate) fn end(served: Served) {
-    served.server.stop(false);
-    served.server.join();
+    stop(served, false);
+}
+
+/// Ends a server and waits for its end.
+pub(crate) fn stop(served: Served, cut: bool) {
+    let (sender, ended) = std::sync::mpsc::channel();
+    served.server.stop(cut, Box::new(move || sender.send(()).expect("the test waits")));
+    ended.recv().expect("it ends");
 }
 
 /// A machine with one queue, connected.

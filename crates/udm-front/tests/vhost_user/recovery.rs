@@ -2,7 +2,7 @@
 
 use crate::client::{IN, Machine, OUT, Shape};
 use crate::rig::Rig;
-use crate::{MEMORY, Served, end, machine, pattern, serve};
+use crate::{MEMORY, end, machine, pattern, serve, stop};
 use std::collections::BTreeSet;
 use udm_driver::DriverChoice;
 
@@ -34,11 +34,6 @@ fn expect_data(machine: &mut Machine, slots: std::ops::Range<u16>) {
     }
 }
 
-fn cut(served: Served) {
-    served.server.stop(true);
-    served.server.join();
-}
-
 #[test]
 fn what_a_dead_server_had_taken_is_done_by_the_next() {
     let rig = Rig::new(2, DriverChoice::Auto, MEMORY);
@@ -50,7 +45,7 @@ fn what_a_dead_server_had_taken_is_done_by_the_next() {
     start_writes(&mut machine, 10..30);
     rig.wait_for(|lanes| lanes.iter().map(|lane| lane.held).sum::<u64>() == 20);
     // The server is gone with 20 requests taken; the guest offers some more meanwhile.
-    cut(first);
+    stop(first, true);
     drop(link);
     start_writes(&mut machine, 30..40);
     // Another one, on other lanes: nothing of the first one's state is there.

@@ -253,6 +253,9 @@ pub struct ExportArgs {
     /// Serve it as a file: mount it over this one, which is made if it is missing.
     #[arg(long, value_name = "PATH", group = "place")]
     pub fuse: Option<PathBuf>,
+    /// Serve it as the disk of a virtual machine (vhost-user-blk), at this unix socket.
+    #[arg(long, value_name = "SOCKET", group = "place")]
+    pub vhost_user: Option<PathBuf>,
     /// Name of the export; the device's name if left out.
     #[arg(long)]
     pub name: Option<String>,

@@ -20,6 +20,7 @@ pub(crate) fn export(
         device: Selector::name(&*args.device),
         nbd: args.nbd.as_deref().map(absolute_socket),
         fuse: args.fuse.as_deref().map(absolute_file),
+        vhost_user: args.vhost_user.as_deref().map(absolute_file),
         name: args.name.clone(),
         read_only: args.readonly,
     };

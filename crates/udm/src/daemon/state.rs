@@ -102,6 +102,9 @@ pub struct SavedExport {
     /// Mounted over this file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fuse: Option<String>,
+    /// Served as the disk of a virtual machine at this unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_user: Option<String>,
     /// Writes are refused.
     pub read_only: bool,
 }
@@ -113,6 +116,7 @@ impl SavedExport {
         match place.kind {
             ExportKind::Nbd => saved.nbd = Some(place.address),
             ExportKind::Fuse => saved.fuse = Some(place.address),
+            ExportKind::VhostUser => saved.vhost_user = Some(place.address),
         }
         saved
     }
@@ -125,6 +129,7 @@ impl SavedExport {
         ExportPlace::one_of(&[
             (ExportKind::Nbd, self.nbd.as_deref()),
             (ExportKind::Fuse, self.fuse.as_deref()),
+            (ExportKind::VhostUser, self.vhost_user.as_deref()),
         ])
     }
 }
@@ -278,8 +283,8 @@ mod tests {
             name: "a".into(),
             device: "a".into(),
             nbd: Some("tcp:localhost:10809".into()),
-            fuse: None,
             read_only: false,
+            ..SavedExport::default()
         };
         State { devices: vec![device], exports: vec![export], ..State::default() }
     }

@@ -140,6 +140,7 @@ struct RawExport {
     device: Spanned<String>,
     nbd: Option<Spanned<String>>,
     fuse: Option<Spanned<String>>,
+    vhost_user: Option<Spanned<String>>,
     name: Option<String>,
     #[serde(default)]
     readonly: bool,
@@ -311,7 +312,11 @@ impl Places<'_> {
 
     /// How and where an export is served, and where that is declared.
     fn place(&self, export: &RawExport) -> Result<(ExportPlace, Range<usize>), UserError> {
-        let given = [(ExportKind::Nbd, &export.nbd), (ExportKind::Fuse, &export.fuse)];
+        let given = [
+            (ExportKind::Nbd, &export.nbd),
+            (ExportKind::Fuse, &export.fuse),
+            (ExportKind::VhostUser, &export.vhost_user),
+        ];
         let text =
             |word: &Option<Spanned<String>>| word.as_ref().map(|word| word.get_ref().clone());
         let words: Vec<_> = given.iter().map(|(kind, word)| (*kind, text(word))).collect();

@@ -143,6 +143,9 @@ fn make_directory(place: &ExportPlace) {
     let path = match place.kind {
         ExportKind::Nbd => place.address.strip_prefix("unix:"),
         ExportKind::Fuse => Some(place.address.as_str()),
+        ExportKind::VhostUser => {
+            Some(place.address.strip_prefix("unix:").unwrap_or(&place.address))
+        }
     };
     let dir = path.and_then(|path| Path::new(path).parent());
     if let Some(dir) = dir.filter(|dir| !dir.as_os_str().is_empty()) {
@@ -196,11 +199,7 @@ fn announce(service: &Service, config: &Config, exports: &[ExportState], json: b
     }
     let mut text = String::from("\nReady. In another terminal:\n");
     if let Some(export) = exports.first() {
-        let uri = &export.uri;
-        text += &format!("  nbdinfo '{uri}'\n  qemu-img info '{uri}'\n");
-        text += &format!(
-            "  fio --name=try --ioengine=nbd --uri='{uri}' --rw=randrw --size=16M --iodepth=32\n"
-        );
+        text += &how_to_use(export);
     }
     text += &format!("  export UDM_SOCKET='{}'\n", socket.display());
     if let Some(device) = config.devices.first() {
@@ -212,6 +211,24 @@ fn announce(service: &Service, config: &Config, exports: &[ExportState], json: b
     }
     text += "\nCtrl-C ends it; backing files stay.";
     say(&text);
+}
+
+/// Commands that use an export, to try.
+fn how_to_use(export: &ExportState) -> String {
+    let uri = &export.uri;
+    match ExportKind::of_word(&export.kind) {
+        Some(ExportKind::VhostUser) => format!(
+            "  qemu-system-x86_64 -m 1G -M memory-backend=mem \\\n    \
+             -object memory-backend-memfd,id=mem,size=1G,share=on \\\n    \
+             -chardev socket,id=disk,path='{uri}',reconnect=1 \\\n    \
+             -device vhost-user-blk-pci,chardev=disk\n"
+        ),
+        Some(ExportKind::Fuse) => format!("  qemu-img info '{uri}'\n"),
+        Some(ExportKind::Nbd) | None => format!(
+            "  nbdinfo '{uri}'\n  qemu-img info '{uri}'\n  \
+             fio --name=try --ioengine=nbd --uri='{uri}' --rw=randrw --size=16M --iodepth=32\n"
+        ),
+    }
 }
 
 /// How to type this program's name: `udm` if the shell would find this very file, else its path.

@@ -25,3 +25,4 @@ mod rude;
 mod start;
 mod swaps;
 mod verified;
+mod vhost_user;

@@ -17,6 +17,7 @@
 mod address;
 mod fuse;
 mod nbd;
+mod vhost_user;
 
 use super::state::SavedExport;
 use crate::runtime::{Runtime, status_of};
@@ -112,6 +113,7 @@ fn plan(place: &ExportPlace) -> Result<Box<dyn Plan>, UserError> {
     match place.kind {
         ExportKind::Nbd => Ok(Box::new(nbd::Plan::parse(&place.address)?)),
         ExportKind::Fuse => Ok(Box::new(fuse::Plan::parse(&place.address)?)),
+        ExportKind::VhostUser => Ok(Box::new(vhost_user::Plan::parse(&place.address)?)),
     }
 }
 

@@ -16,6 +16,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use udm_control::errno;
@@ -113,6 +114,14 @@ impl Front for NbdFront {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+/// Listens at a unix socket.
+///
+/// # Errors
+/// `ListenFailed`.
+pub(super) fn listen_at(path: &Path, patience: Patience) -> Result<OwnedFd, UserError> {
+    listen(Address::Unix(path.to_owned()), patience).map(|(socket, _)| socket)
 }
 
 /// Listens; with port 0 the address that comes back has the port taken.
