@@ -62,6 +62,7 @@ fn device(event_nr: u32) -> Box<DeviceStatus> {
         len_sectors: 8,
         geometry: None,
         request_based: false,
+        holds_writes: false,
     })
 }
 

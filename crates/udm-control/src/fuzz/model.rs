@@ -62,6 +62,7 @@ pub(crate) fn device(name: &str, uuid: Option<&str>, minor: u32) -> DeviceStatus
         len_sectors: 0,
         geometry: None,
         request_based: false,
+        holds_writes: false,
     }
 }
 

@@ -103,6 +103,9 @@ impl Device {
             len_sectors: live.map_or(0, |live| live.table.len_sectors),
             geometry: self.geometry,
             request_based: self.mode == Some(MapMode::Request),
+            holds_writes: live.is_some_and(|live| {
+                live.table.targets.iter().any(|target| target.traits.flushes_itself)
+            }),
         }
     }
 

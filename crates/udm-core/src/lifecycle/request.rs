@@ -334,6 +334,8 @@ pub struct DeviceStatus {
     pub geometry: Option<Geometry>,
     /// Its bios become requests before they are mapped; fixed by the first table.
     pub request_based: bool,
+    /// A target of the live table may hold writes that were answered and are not below yet.
+    pub holds_writes: bool,
 }
 
 /// Why and since when a device is suspended (or about to be).

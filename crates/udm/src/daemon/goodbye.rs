@@ -13,11 +13,9 @@
 use crate::paths::devices;
 use crate::runtime::Runtime;
 use std::collections::BTreeMap;
-use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, Request, StatusKind, SuspendOptions};
+use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, Request, SuspendOptions};
 use udm_types::Nanos;
 
-/// Targets that answer writes before they are below.
-const HOLDERS: [&str; 2] = ["compress", "insitu-comp"];
 /// For each device; a disk that takes longer is stalled.
 const DEADLINE_S: u64 = 10;
 /// The engine's limit of stacking, with room.
@@ -28,7 +26,7 @@ pub(super) fn write_out(runtime: &Runtime) {
     // Without an answer the engine is gone already.
     let Ok(all) = devices(runtime) else { return };
     let mut holders: Vec<&DeviceStatus> =
-        all.iter().filter(|device| !device.suspended && holds(runtime, device)).collect();
+        all.iter().filter(|device| device.holds_writes && !device.suspended).collect();
     if holders.is_empty() {
         return;
     }
@@ -48,17 +46,6 @@ pub(super) fn write_out(runtime: &Runtime) {
 
 fn number(device: &DeviceStatus) -> (u32, u32) {
     (device.major, device.minor)
-}
-
-fn holds(runtime: &Runtime, device: &DeviceStatus) -> bool {
-    let key = DeviceKey::Id(device.id);
-    let request = Request::TableStatus { device: key, inactive: false, kind: StatusKind::Table };
-    match runtime.request(request) {
-        Ok(Reply::Lines { lines, .. }) => {
-            lines.iter().any(|line| HOLDERS.contains(&line.target.as_str()))
-        }
-        Ok(_) | Err(_) => false,
-    }
 }
 
 fn deps(runtime: &Runtime, device: &DeviceStatus) -> Vec<(u32, u32)> {
