@@ -92,8 +92,8 @@ pub(crate) enum FileClass {
     Stream,
     /// An eventfd. Often shared with another process, which relies on calls that do not block.
     Event,
-    /// `/dev/fuse`: each read takes one whole message, and waits for one; several lanes may read
-    /// the same queue, so that a message somebody saw may be gone when it reads.
+    /// `/dev/fuse`: each read takes one whole message, and waits for one. A message somebody saw
+    /// may be gone when it reads (its sender was killed), so reads must not block.
     Messages,
 }
 

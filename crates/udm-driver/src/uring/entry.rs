@@ -65,11 +65,8 @@ pub(crate) fn signal(target: Target) -> Entry {
 }
 
 /// Waits until there is a message to read; the entry after it goes when there is one.
-///
-/// Exclusive: of several lanes that wait for the same queue, a message wakes one.
 pub(crate) fn wait_for_message(target: Target, user_data: u64) -> Entry {
-    let events = libc::POLLIN as u32 | libc::EPOLLEXCLUSIVE as u32;
-    let poll = opcode::PollAdd::new(types::Fd(target.number), events).build();
+    let poll = opcode::PollAdd::new(types::Fd(target.number), libc::POLLIN as u32).build();
     let mut flags = Flags::IO_LINK;
     flags.set(Flags::FIXED_FILE, target.fixed);
     poll.flags(flags).user_data(user_data | POLL_BIT)

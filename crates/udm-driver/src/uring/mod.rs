@@ -17,6 +17,7 @@
 //! operations and sends run to their end.
 
 mod entry;
+mod messages;
 mod setup;
 mod slots;
 mod teardown;
@@ -65,6 +66,8 @@ pub(crate) struct UringDriver {
     /// the kernel has taken the entry, so that its place in the file table stays.
     signalled: Vec<Handle>,
     writer: Writer,
+    /// How often the ring was entered.
+    enters: u64,
     wake: Arc<EventWake>,
 }
 
@@ -77,6 +80,8 @@ struct RingFile {
     cached: Option<CachedFile>,
     /// Operations between `submit` and their last completion.
     in_flight: u32,
+    /// Reads that wait for a message, if it is a queue of such.
+    takes: messages::Takes,
     /// Closed by the lane; goes when `in_flight` reaches zero.
     closing: bool,
 }
@@ -95,6 +100,7 @@ impl UringDriver {
             refused: Vec::new(),
             signalled: Vec::new(),
             writer: Writer::new(Arc::clone(&wake)),
+            enters: 0,
             wake,
         };
         driver.arm_doorbell();
@@ -151,6 +157,7 @@ impl UringDriver {
             return;
         }
         drop(queue);
+        self.enters += 1;
         let result = match (block, deadline) {
             (true, None) => submitter.submit_and_wait(1),
             (true, Some(deadline)) => {
@@ -203,7 +210,7 @@ impl UringDriver {
     ) {
         let Some(slot) = self.slots.get_mut(user_data) else { return };
         let result = op_result(ended.result());
-        let kind = slot.kind;
+        let (kind, handle) = (slot.kind, slot.handle);
         let many = matches!(kind, OpKind::Accept | OpKind::Watch);
         if many && self.goes_on(user_data, ended, result) {
             if let (Ok(_), Some(slot)) = (result, self.slots.get_mut(user_data)) {
@@ -217,7 +224,7 @@ impl UringDriver {
             }
             return;
         }
-        if kind == OpKind::Take && self.message_was_taken(user_data, result) {
+        if kind == OpKind::Take && self.take_goes_on(handle, user_data, result, completions) {
             return;
         }
         let Some((token, handle, payload)) = self.slots.remove(user_data) else { return };
@@ -248,25 +255,6 @@ impl UringDriver {
         true
     }
 
-    /// True if somebody else has read what this one was woken for; waits again then.
-    fn message_was_taken(&mut self, user_data: u64, result: OpResult) -> bool {
-        if result != Err(Errno(libc::EAGAIN)) {
-            return false;
-        }
-        let Some(slot) = self.slots.get_mut(user_data) else { return false };
-        let handle = slot.handle;
-        let Some(file) = self.files.get_mut(handle) else { return false };
-        if slot.cancelled || file.closing {
-            return false;
-        }
-        let read = Shape::Read { offset_bytes: 0 };
-        let entry = entry::entry(read, file.target, slot, false).user_data(user_data);
-        let poll = entry::wait_for_message(file.target, user_data);
-        self.push(poll);
-        self.push(entry);
-        true
-    }
-
     /// Counts an operation's end; the last one of a closed file lets it go.
     #[inline]
     fn ended_on(&mut self, handle: Handle) {
@@ -291,9 +279,9 @@ impl UringDriver {
             let Some(slot) = self.slots.get_mut(user_data) else { continue };
             slot.cancelled = true;
             if slot.kind == OpKind::Take {
-                // The read itself is out of reach until the poll before it has ended.
-                let poll = user_data | POLL_BIT;
-                self.push(opcode::AsyncCancel::new(poll).build().user_data(USER_CANCEL));
+                let handle = slot.handle;
+                self.cancel_take(handle, user_data);
+                continue;
             }
             self.push(opcode::AsyncCancel::new(user_data).build().user_data(USER_CANCEL));
         }
@@ -331,14 +319,15 @@ impl Driver for UringDriver {
             FileClass::Socket | FileClass::Stream => set_nonblocking(&fd, false)?,
             // On one that may block, the ring would leave a signal to a thread.
             FileClass::Event => set_nonblocking(&fd, true)?,
-            // A blocking read would stop the lane if another one was faster; a poll waits.
+            // A blocking read would stop the lane if the message it saw was called off.
             FileClass::Messages => set_nonblocking(&fd, true)?,
         }
         let number = raw_of(&fd);
         let target = Target { number, fixed: false };
         let key = if class == FileClass::Storage { cached_file(&fd) } else { None };
         let cached = key.map(|key| self.writer.assign(key));
-        let file = RingFile { fd, target, class, cached, in_flight: 0, closing: false };
+        let takes = messages::Takes::default();
+        let file = RingFile { fd, target, class, cached, in_flight: 0, takes, closing: false };
         let handle = self.files.insert(file)?;
         let place = index_of(handle);
         if place < self.abilities.fixed_files
@@ -401,11 +390,10 @@ impl Driver for UringDriver {
             return self.writer.add(cached, fd, write, offset_bytes, dsync);
         }
         let multishot = self.abilities.multishot_accept;
-        let waits_for_message = slot.kind == OpKind::Take;
-        let entry = entry::entry(shape, target, slot, multishot).user_data(user_data);
-        if waits_for_message {
-            self.push(entry::wait_for_message(target, user_data));
+        if slot.kind == OpKind::Take {
+            return self.offer_take(handle, user_data);
         }
+        let entry = entry::entry(shape, target, slot, multishot).user_data(user_data);
         self.push(entry);
     }
 

@@ -11,8 +11,8 @@
 //! read:                    ... | head of its answer | the data, read here by the device
 //! ```
 //!
-//! Rules. All slots without a request wait at `/dev/fuse` at the same time, so that a burst of
-//! requests is fetched in one turn. An answer is sent once for each command. After the mount has
+//! Rules. All slots without a request offer a read at the same time, so that the driver can fetch a
+//! burst of requests in one turn. An answer is sent once for each command. After the mount has
 //! ended (unmounted, aborted, told to stop) nothing is read any more.
 //!
 //! The tricky case is a read that is not aligned: the blocks around it are read, and the head of
