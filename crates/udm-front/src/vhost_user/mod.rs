@@ -14,6 +14,7 @@
 //! - [`memory`], [`ring`], [`request`], [`inflight`]: what lies in the guest's memory.
 //! - [`queue`]: one virtqueue on a lane, an actor. [`server`]: the socket's thread;
 //!   [`changes`]: tells the client of resizes.
+//! - [`fuzz`]: one entry that drives all of that with hostile messages and memory.
 //!
 //! Nothing that a client or a guest says is trusted; what contradicts itself is a
 //! [`breach::Breach`], which ends the connection and nothing else.
@@ -21,6 +22,7 @@
 pub mod breach;
 pub mod changes;
 pub mod config;
+pub mod fuzz;
 pub mod inflight;
 pub mod memory;
 pub mod queue;
