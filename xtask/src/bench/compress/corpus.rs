@@ -3,7 +3,7 @@
 //! | name | what it is |
 //! |---|---|
 //! | `ext4` | an ext4 image of every n-th file of this machine's `/usr` |
-//! | `text` | the sources of the crates this project uses, one after the other |
+//! | `text` | the sources of Linux as Debian packs them, file after file; else those of crates |
 //! | `sqlite` | a database of orders with random keys, written by `sqlite3` |
 //!
 //! Rules. A file is made once for a run and then only read. Which files go in is decided by sorted
@@ -16,7 +16,7 @@ use super::Bench;
 use crate::steps::Failed;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -24,6 +24,8 @@ use std::process::{Command, Stdio};
 const TREE_BYTES: u64 = 256 << 20;
 /// Longer files are left out: a single one would be the corpus.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+/// What has the sources of Linux, as a package and as an archive.
+const LINUX_PACKAGE: &str = "linux-source-6.1";
 /// Text, at most.
 const TEXT_BYTES_MAX: u64 = 256 << 20;
 const TREES: [&str; 3] = ["/usr/bin", "/usr/lib", "/usr/share"];
@@ -66,7 +68,7 @@ impl Corpus {
         super::super::progress(&format!("making {}", self.name()));
         let is_made = match self {
             Corpus::Ext4 => ext4(bench, &path),
-            Corpus::Text => text(&path),
+            Corpus::Text => text(bench, &path),
             Corpus::Sqlite => sqlite(bench, &path),
         }?;
         super::super::progress("");
@@ -111,7 +113,46 @@ fn ext4(bench: &Bench<'_>, path: &Path) -> Result<bool, Failed> {
     Ok(true)
 }
 
-fn text(path: &Path) -> Result<bool, Failed> {
+/// The sources of Linux where Debian's package of them can be had, else those of crates.
+fn text(bench: &Bench<'_>, path: &Path) -> Result<bool, Failed> {
+    Ok(linux_text(bench, path)? || crates_text(path)?)
+}
+
+/// The beginning of Linux as one text, file after file, as the package's archive has them.
+fn linux_text(bench: &Bench<'_>, path: &Path) -> Result<bool, Failed> {
+    if !bench.has(&["apt-get", "dpkg-deb", "tar", "xz"], "the sources of Linux") {
+        return Ok(false);
+    }
+    let stage = bench.dir.join("linux");
+    fs::create_dir_all(&stage).map_err(Failed::to("make a folder"))?;
+    let fetch = Command::new("apt-get")
+        .args(["download", "-qq", LINUX_PACKAGE])
+        .current_dir(&stage)
+        .stderr(Stdio::null())
+        .status();
+    let mut fetched = fs::read_dir(&stage).map_err(Failed::to("read a folder"))?;
+    let package = fetched.next().and_then(Result::ok).map(|entry| entry.path());
+    let (true, Some(package)) = (fetch.is_ok_and(|it| it.success()), package) else {
+        println!("Debian's {LINUX_PACKAGE} cannot be had; the sources of crates instead");
+        return Ok(false);
+    };
+    must(Command::new("dpkg-deb").arg("-x").arg(package).arg(stage.join("x")))?;
+    let archive = stage.join(format!("x/usr/src/{LINUX_PACKAGE}.tar.xz"));
+    let mut tar = Command::new("tar");
+    tar.arg("-xJOf").arg(archive).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut tar = tar.spawn().map_err(Failed::to("run tar"))?;
+    let mut out = File::create(path).map_err(Failed::to("make the text"))?;
+    let len = match tar.stdout.take() {
+        Some(text) => io::copy(&mut text.take(TEXT_BYTES_MAX), &mut out),
+        None => Ok(0),
+    };
+    // It would write on; we have enough.
+    let _ended = tar.kill().and_then(|()| tar.wait());
+    let _removed = fs::remove_dir_all(&stage);
+    Ok(len.map_err(Failed::to("write the text"))? > 0)
+}
+
+fn crates_text(path: &Path) -> Result<bool, Failed> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let Some(sources) = home.map(|home| home.join("registry/src")).filter(|dir| dir.is_dir())

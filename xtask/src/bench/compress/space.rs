@@ -23,8 +23,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<String, Failed> {
         "\n## Space\n\nLogical bytes for each byte used on the disk, metadata counted, beside the codec's own ratio on extents \
         of 32 KiB rounded to 64 bytes. Bar: {BAR_PERCENT} % of that. Everything is read back and compared. \"Half\" is the \
         same on a disk of half the size of the data (as far as the data compresses enough).\n\n\
-        The data: an ext4 image of a part of this machine's `/usr` (Debian), the concatenated sources of the crates this \
-        project uses, and a SQLite table of orders with random UUIDs.\n\n\
+        The data: an ext4 image of a part of this machine's `/usr` (Debian), the beginning of the sources of Linux 6.1 \
+        (where Debian's package of them can be had; else of crates), and a SQLite table of orders with random UUIDs.\n\n\
         | data | codec | logical | ratio | codec alone | percent | bar kept | half |\n|---|---|--:|--:|--:|--:|---|---|\n"
     );
     for corpus in Corpus::ALL {
