@@ -1,7 +1,7 @@
 //! What measurements share: a folder, how often, and running things.
 //!
-//! Used by `multipath/` and `compress/`. Nothing here measures anything. The tricky case is fio,
-//! which prints warnings before its JSON.
+//! Used by `multipath/`, `compress/` and `fuse.rs`. Nothing here measures anything. The tricky case
+//! is fio, which prints warnings before its JSON.
 
 use crate::steps::{Failed, is_installed};
 use serde_json::Value;
@@ -115,6 +115,41 @@ pub(crate) fn fio(bench: &Bench<'_>, uri: &str, words: &[&str]) -> Result<Fio, F
         iops: side["iops"].as_f64().unwrap_or(0.0),
         p99_ms: side["clat_ns"]["percentile"]["99.000000"].as_f64().unwrap_or(0.0) / 1e6,
     })
+}
+
+/// Reads or writes 4 KiB at random through a file with direct I/O; how many, and how many a second.
+pub(crate) fn fio_on_file(
+    bench: &Bench<'_>,
+    file: &Path,
+    rw: &str,
+    depth: u32,
+) -> Result<(f64, f64), Failed> {
+    let words = [
+        format!("--filename={}", file.display()),
+        format!("--rw={rw}"),
+        format!("--iodepth={depth}"),
+        format!("--runtime={}", bench.seconds),
+    ];
+    let output = Command::new("fio")
+        .args(["--name=m", "--ioengine=libaio", "--direct=1", "--bs=4k", "--time_based"])
+        .args(["--norandommap", "--randrepeat=0", "--output-format=json"])
+        .args(words)
+        .current_dir(&bench.dir)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(Failed::to("run fio"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(Failed::new(format!("fio: {text}{why}")));
+    }
+    let json = text.find('{').map_or("", |at| &text[at..]);
+    let told: Value = serde_json::from_str(json).map_err(Failed::to("read fio's JSON"))?;
+    let sum = |field: &str| -> f64 {
+        let of = |side: &str| told["jobs"][0][side][field].as_f64().unwrap_or(0.0);
+        of("read") + of("write")
+    };
+    Ok((sum("total_ios"), sum("iops")))
 }
 
 /// The middle one.

@@ -6,6 +6,7 @@
 
 mod compress;
 mod engine;
+mod fuse;
 mod lab;
 mod multipath;
 mod nbd;
@@ -31,6 +32,8 @@ enum Subject {
     Multipath(multipath::Args),
     /// Compression: speed beside the codec alone and beside peers, space, memory, isolation.
     Compress(compress::Args),
+    /// A device as a file: udm beside qemu-storage-daemon and nbdfuse.
+    Fuse(fuse::Args),
     /// The bare loop itself, for `bench nbd`.
     #[command(hide = true)]
     Floor(nbd::FloorArgs),
@@ -43,6 +46,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         Subject::Nbd(args) => nbd::run(root, args),
         Subject::Multipath(args) => multipath::run(root, args),
         Subject::Compress(args) => compress::run(root, args),
+        Subject::Fuse(args) => fuse::run(root, args),
         Subject::Floor(args) => nbd::run_floor(args),
     }
 }

@@ -12,12 +12,14 @@
 //! | `daemon.rs` | udm, and asking it |
 //! | `load.rs` | fio with verification, pass after pass |
 //! | `compress/` | an ext4 on a compress device: power cuts and kills of the daemon |
+//! | `fuse.rs` | a device as a file: kills of the daemon while writers use it |
 //! | `file_system.rs` | an ext4 copied in under abuse, copied out and checked |
 
 mod chaos;
 mod compress;
 pub(crate) mod daemon;
 mod file_system;
+mod fuse;
 mod load;
 mod multipath;
 mod path;
@@ -39,6 +41,8 @@ enum Subject {
     Multipath(multipath::Args),
     /// An ext4 on a compress device: power cuts, and kills of the daemon.
     Compress(compress::Args),
+    /// A device in use as a file: kills of the daemon.
+    Fuse(fuse::Args),
 }
 
 /// Soaks one subject.
@@ -46,13 +50,15 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     match &args.subject {
         Subject::Multipath(args) => multipath::run(root, args),
         Subject::Compress(args) => compress::run(root, args),
+        Subject::Fuse(args) => fuse::run(root, args),
     }
 }
 
 /// The short forms, for CI.
 pub(crate) fn short(root: &Path) -> Result<(), Failed> {
     multipath::run(root, &multipath::Args::short())?;
-    compress::run(root, &compress::Args::short())
+    compress::run(root, &compress::Args::short())?;
+    fuse::run(root, &fuse::Args::short())
 }
 
 /// Lets time pass. Abuse has a rhythm; nothing is waited for in this way.
