@@ -105,11 +105,14 @@ fn not_a_path(text: &str, path: &str) -> UserError {
     if text.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor)) {
         let text = format!("no mapped device has the number {shown}");
         return UserError::new(ErrorCode::DeviceNotFound, text)
+            .of_kind(ErrorKind::NoDevice)
             .hint("`udm ls` lists them; name a block device of the system by its path");
     }
     let text = format!("'{}' is neither an absolute path nor another device name", shorten(path));
+    // As Linux answers: to it, any other word is a path that leads nowhere.
+    let kind = if path.is_empty() { ErrorKind::Invalid } else { ErrorKind::NoEntry };
     UserError::new(ErrorCode::DeviceNotFound, text)
-        .of_kind(ErrorKind::Invalid)
+        .of_kind(kind)
         .hint("write the path from / on, or dm:NAME, mem:SIZE, null:SIZE, nbd://HOST/EXPORT")
 }
 
@@ -166,12 +169,14 @@ mod tests {
     #[test]
     fn what_is_no_path_is_named_for_what_it_is() {
         let error = |text: &str| parse_name(text).expect_err(text);
-        for text in ["disk.img", "./disk.img", "file:disk.img", "direct:", "", "file:", "memory:1M"]
-        {
+        for text in ["disk.img", "./disk.img", "file:disk.img", "memory:1M"] {
             assert_eq!(error(text).code(), ErrorCode::DeviceNotFound, "{text}");
+            assert_eq!(error(text).kind(), ErrorKind::NoEntry, "{text}");
+        }
+        for text in ["direct:", "", "file:"] {
             assert_eq!(error(text).kind(), ErrorKind::Invalid, "{text}");
         }
-        assert_eq!(error("253:7").kind(), ErrorKind::NoEntry);
+        assert_eq!(error("253:7").kind(), ErrorKind::NoDevice);
         assert!(error("253:7").message().contains("no mapped device"));
         assert!(error("dm:gone").message().contains("no mapped device"));
         assert_eq!(error("nbd+unix:///x").code(), ErrorCode::BadArgument);

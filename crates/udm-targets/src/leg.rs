@@ -30,11 +30,20 @@ pub(crate) struct LegAt {
 }
 
 impl Leg {
-    /// Takes `DEVICE START` from the arguments.
+    /// Takes `DEVICE START` from the arguments. The number is looked at first, as Linux does:
+    /// nothing is opened for a line that is wrong anyway.
     pub(crate) fn parse(args: &mut Args<'_>, cx: &mut BuildCx<'_>) -> Result<Leg, UserError> {
+        Leg::skip(&mut args.clone())?;
         let device = cx.device(args, "the device")?;
         let start_sector = args.sector("the start sector on the device")?;
         Ok(Leg { device, start_sector })
+    }
+
+    /// Takes the pair without looking for the device.
+    pub(crate) fn skip(args: &mut Args<'_>) -> Result<(), UserError> {
+        args.word("the device")?;
+        args.sector("the start sector on the device")?;
+        Ok(())
     }
 
     /// The pair as `table` prints it.

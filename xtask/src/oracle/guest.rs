@@ -18,7 +18,7 @@ use std::time::Instant;
 
 /// No boot takes longer before its first case, in seconds.
 const BOOT_LIMIT_S: usize = 120;
-/// Without KVM a case takes seconds; the guest's own limit for one is 60.
+/// Without KVM a case takes seconds; the guest's own limit for one is 25.
 const CASE_LIMIT_S: usize = 10;
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=3 panic=-1 mitigations=off nokaslr audit=0 \
     apparmor=0 random.trust_cpu=on tsc=reliable no_timer_check rcupdate.rcu_expedited=1 \

@@ -3,7 +3,8 @@
 //! Without an option every recorded case runs against us and is compared with what Linux answered;
 //! `cargo test` does the same. `--record` asks Linux again: a kernel from a Debian package, booted
 //! by QEMU without KVM (`setup.rs`, `guest.rs`), runs the same commands with the same dmsetup, and
-//! the answers are written into the case files. Cases, scripts and the list of accepted
+//! the answers are written into the case files. `--generate` makes up scripts and asks both
+//! in one run (`generate.rs`). Cases, scripts and the list of accepted
 //! differences are in `crates/udm/tests/oracle`, what reads and compares them in
 //! `crates/udm/tests/judge`, shared with the test.
 //!
@@ -11,6 +12,7 @@
 //! the same result (`--record --check`), else it is worth nothing.
 
 mod cpio;
+mod generate;
 mod guest;
 #[path = "../../../crates/udm/tests/judge/mod.rs"]
 mod judge;
@@ -27,6 +29,9 @@ use std::process::Command;
 /// How the note of a case begins that is not recorded again; the reason follows.
 const KEPT: &str = "kept: ";
 
+/// Numbers of the SCSI disks as they are recorded; a boot may give others.
+const SCSI: [(&str, &str); 4] = [("S0", "8:0"), ("S1", "8:32"), ("S2", "8:16"), ("S3", "8:48")];
+
 /// What to ask, and whom.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -39,6 +44,12 @@ pub(crate) struct Args {
     /// With --record: write nothing, fail where Linux answers otherwise than recorded.
     #[arg(long, requires = "record")]
     check: bool,
+    /// Make up this many scripts, ask Linux and us, and print each that disagrees.
+    #[arg(long, value_name = "N", conflicts_with = "record")]
+    generate: Option<u64>,
+    /// The seed of the first script; the others count up from it.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
     /// Only cases with this in their path.
     #[arg(long, value_name = "ID")]
     case: Option<String>,
@@ -49,13 +60,14 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     if args.setup {
         let guest = setup::guest(root, true)?;
         println!("a guest with Linux {} is ready", guest.release);
-        if args.record.is_none() {
+        if args.record.is_none() && args.generate.is_none() {
             return Ok(());
         }
     }
-    match &args.record {
-        Some(filter) => record(root, filter, args.check),
-        None => replay(root, args.case.as_deref().unwrap_or("")),
+    match (&args.record, args.generate) {
+        (Some(filter), _) => record(root, filter, args.check),
+        (None, Some(count)) => generate::run(root, args.seed, count),
+        (None, None) => replay(root, args.case.as_deref().unwrap_or("")),
     }
 }
 
@@ -197,32 +209,26 @@ fn theirs(
 fn device_names(results: &Path) -> Result<Vec<(String, String)>, Failed> {
     let text = fs::read_to_string(results.join("devices"))
         .map_err(Failed::to("read the guest's devices"))?;
-    let mut names = Vec::new();
+    // In two moves, since one disk's number may be another's recorded one.
+    let (mut names, mut moved) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let words: Vec<&str> = line.split(' ').collect();
-        let kept = match words.as_slice() {
-            ["dm", "254"] => continue,
+        match words.as_slice() {
+            ["dm", "254"] => {}
             ["dm", major] => {
                 return Err(Failed::new(format!("the guest's major number is {major}, not 254")));
             }
             [name, path, number] => {
-                let kept = ["8:0", "8:32", "8:16", "8:48"];
-                let place = name.strip_prefix('S').and_then(|digit| digit.parse::<usize>().ok());
-                match place.and_then(|place| kept.get(place)) {
-                    Some(kept) => [(*path, *kept), (*number, *kept)],
-                    None => continue,
-                }
+                let Some((_, kept)) = SCSI.iter().find(|(scsi, _)| scsi == name) else { continue };
+                let between = format!("<{name}>");
+                names.push(((*path).to_owned(), between.clone()));
+                names.push(((*number).to_owned(), between.clone()));
+                moved.push((between, (*kept).to_owned()));
             }
-            _ => continue,
-        };
-        // In two moves, since one's number may be another's recorded one.
-        for (from, to) in kept {
-            names.push((from.to_owned(), format!("<{to}>")));
+            _ => {}
         }
     }
-    for number in ["8:0", "8:32", "8:16", "8:48"] {
-        names.push((format!("<{number}>"), number.to_owned()));
-    }
+    names.extend(moved);
     for number in 0..8 {
         names.push((format!("/dev/ram{number}"), format!("1:{number}")));
         names.push((format!("/dev/loop{number}"), format!("7:{number}")));

@@ -143,6 +143,7 @@ fn pack(root: &Path, modules: &Path, tools: &Path) -> Result<(), Failed> {
         }
     }
     archive.link("bin/bash", "/usr/bin/bash");
+    archive.link("usr/bin/dmstats", "/usr/bin/dmsetup");
     let compiled =
         [("usr/bin/sectors", "sectors.c", "-static"), ("usr/lib/zygote.so", "zygote.c", "-shared")];
     for (path, source, kind) in compiled {

@@ -13,8 +13,8 @@ use udm_types::{MAX_SECTOR, Sector};
 /// Field number of the first argument.
 const FIRST_ARG_FIELD: u32 = 4;
 
-/// A walk over the arguments of one line.
-#[derive(Debug)]
+/// A walk over the arguments of one line; a copy looks ahead.
+#[derive(Clone, Debug)]
 pub struct Args<'a> {
     line: &'a TableLine,
     next: usize,

@@ -44,8 +44,11 @@ impl DelayConfig {
         args.expect_count(&[3, 6, 9], USAGE)?;
         let mut triples = Vec::with_capacity(CLASSES);
         while args.left() > 0 {
-            let leg = Leg::parse(args, cx)?;
+            // Linux looks for the device when the numbers behind it are right.
+            let mut pair = args.clone();
+            Leg::skip(args)?;
             let delay_ms = args.number32("the delay in milliseconds", 0..=u32::MAX)?;
+            let leg = Leg::parse(&mut pair, cx)?;
             triples.push(Triple { leg, delay_ms });
         }
         Ok(DelayConfig { triples, len_sectors: cx.len_sectors })

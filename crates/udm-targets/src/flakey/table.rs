@@ -66,7 +66,9 @@ impl FlakeyConfig {
         args: &mut Args<'_>,
         cx: &mut BuildCx<'_>,
     ) -> Result<FlakeyConfig, UserError> {
-        let leg = Leg::parse(args, cx)?;
+        // Linux looks for the device when all behind it is right.
+        let mut pair = args.clone();
+        Leg::skip(args)?;
         let up_s = args.number32("the up interval in seconds", 0..=u32::MAX)?;
         let down_s = args.number32("the down interval in seconds", 0..=u32::MAX)?;
         match up_s.checked_add(down_s) {
@@ -81,6 +83,7 @@ impl FlakeyConfig {
             faults.parse(args)?;
         }
         args.end()?;
+        let leg = Leg::parse(&mut pair, cx)?;
         faults.fill_in();
         let phases = Phases { built_at: cx.now, up_s, down_s };
         Ok(FlakeyConfig { leg, len_sectors: cx.len_sectors, phases, faults, seed: cx.seed })

@@ -242,12 +242,13 @@ impl Target for Multipath {
 
 impl Multipath {
     fn take_message(&mut self, words: &[String], cx: &mut TargetCx<'_>) -> Result<(), UserError> {
-        let message = Message::parse(words, self)?;
-        if self.suspended && !matches!(message, Message::Timeout(_)) {
+        let message = Message::parse(words, self);
+        // Whatever it says: Linux does not look at it then.
+        if self.suspended && !matches!(message, Ok(Message::Timeout(_))) {
             let text = "multipath takes no messages while the device is suspended";
             return Err(UserError::new(ErrorCode::Suspended, text));
         }
-        self.apply(message, cx);
+        self.apply(message?, cx);
         Ok(())
     }
 

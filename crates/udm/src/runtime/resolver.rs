@@ -46,6 +46,12 @@ impl DeviceResolver for RuntimeResolver<'_> {
         if let Some(mapped) = name.strip_prefix("/dev/mapper/") {
             match self.lookup(DeviceKey::Name(mapped.to_owned())) {
                 Err(error) if error.code() == ErrorCode::NoSuchDevice => {}
+                // On Linux there is no node of it yet.
+                Ok(device) if device.len_sectors == 0 => {
+                    let text = format!("the mapped device {mapped} has no live table");
+                    return Err(UserError::new(ErrorCode::DeviceNotFound, text)
+                        .hint("load one and resume it first"));
+                }
                 found => return found,
             }
         }

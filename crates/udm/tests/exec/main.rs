@@ -15,6 +15,7 @@ mod judge;
 
 mod many;
 mod oracle;
+mod parsers;
 mod program;
 mod session;
 mod stats;

@@ -1,6 +1,6 @@
 # Runs in the Linux guest: every case of /in/cases, one after the other, results to /out.
 # Prints a line for each case as it ends.
-limit_s=60
+limit_s=25
 set -a
 SECTORS=/usr/bin/sectors
 for number in 0 1 2 3 4 5 6 7; do
@@ -32,9 +32,14 @@ set +a
   done
 } >/out/devices
 # dmsetup without starting it (zygote.c). What needs a program of its own runs `command dmsetup`.
-mkfifo /tmp/ask /tmp/answer
-exec 5<>/tmp/ask 6<>/tmp/answer
-LD_PRELOAD=/usr/lib/zygote.so /usr/bin/dmsetup 3<&5 4>&6 </dev/null &
+# Another one after a case that hangs, since the command it hangs in is never answered.
+start_zygote() {
+  rm -f /tmp/ask /tmp/answer
+  mkfifo /tmp/ask /tmp/answer
+  exec 5<>/tmp/ask 6<>/tmp/answer
+  LD_PRELOAD=/usr/lib/zygote.so /usr/bin/dmsetup 3<&5 4>&6 </dev/null &
+}
+start_zygote
 asked=0
 dmsetup() {
   # A pipeline has several at once, and reads its input.
@@ -76,6 +81,20 @@ clean() {
   done
   return 1
 }
+# Says where a case hangs: its last files, and what dmsetup and its tools wait for.
+where() {
+  local entry words
+  echo "$1 has $(cd "$1" && echo *.rc | wc -w) answers"
+  for entry in /proc/[0-9]*; do
+    words=$(tr '\0' ' ' <"$entry/cmdline")
+    case $words in
+      *dmsetup* | *sectors* | *replay.sh* | *guest.sh*)
+        echo "process ${entry##*/} is: $words, state $(sed -n 's/^State:.//p' "$entry/status")"
+        sed 's/^/  waits in the kernel: /' "$entry/stack"
+        ;;
+    esac
+  done
+}
 # Each case is a group of its own, so that all of it can be ended.
 set -m
 mkfifo /tmp/never
@@ -91,17 +110,22 @@ for input in /in/cases/*/; do
     done
   fi
   read -r start _ </proc/uptime
-  (. /in/replay.sh "/out/$id") </dev/null >"/out/$id/log" 2>&1 &
+  (
+    . /in/replay.sh "/out/$id"
+    : >"/out/$id/done"
+  ) </dev/null >"/out/$id/log" 2>&1 &
   job=$!
   turns=0
-  while kill -0 $job 2>/dev/null && [ $turns -lt $((limit_s * 50)) ]; do
+  # Its last file, and not its process: bash may leave that one unreaped for a while.
+  while [ ! -e "/out/$id/done" ] && [ $turns -lt $((limit_s * 50)) ]; do
     # A pause without a program.
     read -r -t 0.02 -u 8
     turns=$((turns + 1))
   done
   word=
-  kill -0 $job 2>/dev/null && word=" HANGS"
+  [ -e "/out/$id/done" ] || { word=" HANGS" && where "/out/$id"; }
   kill -9 -- -$job 2>/dev/null
+  [ -n "$word" ] && start_zygote
   read -r end _ </proc/uptime
   clean || word="$word LEFTOVERS"
   echo "$id $start $end$word"

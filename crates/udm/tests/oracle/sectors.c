@@ -24,11 +24,13 @@
 #include <unistd.h>
 
 enum { SECTOR_BYTES = 512, LIMIT_SECTORS = 32768 };
+enum { NBD_HAS_TRIM = 1 << 5, NBD_HAS_ZEROES = 1 << 6 };
 enum { NBD_READ, NBD_WRITE, NBD_FLUSH = 3, NBD_TRIM = 4, NBD_ZEROES = 6 };
 
 static int fd;
 static int is_nbd;
 static int is_block;
+static int nbd_flags;
 static uint64_t size_bytes;
 
 static int fail(int number) {
@@ -72,6 +74,7 @@ static void open_nbd(const char *name) {
     } answer;
     all(0, &answer, sizeof answer);
     size_bytes = be64toh(answer.size);
+    nbd_flags = be16toh(answer.flags);
     is_nbd = 1;
 }
 
@@ -117,6 +120,13 @@ static void transfer(int writing, uint64_t offset, size_t len, void *bytes) {
 }
 
 static void erase(int zeroing, uint64_t offset, uint64_t len) {
+    if (is_nbd && zeroing && !(nbd_flags & NBD_HAS_ZEROES)) {
+        // As the kernel does for a device that cannot.
+        void *zeros = calloc(1, len + 1);
+        if (!zeros) fail(ENOMEM);
+        return nbd(NBD_WRITE, offset, len, zeros);
+    }
+    if (is_nbd && !zeroing && !(nbd_flags & NBD_HAS_TRIM)) fail(EOPNOTSUPP);
     if (is_nbd) return nbd(zeroing ? NBD_ZEROES : NBD_TRIM, offset, len, NULL);
     uint64_t range[2] = {offset, len};
     if (is_block) {
