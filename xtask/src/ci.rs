@@ -8,7 +8,7 @@
 //! output sees the big number.
 
 use crate::steps::{self, Failed, cargo, is_ci, is_installed};
-use crate::{crash, fuzz, mutants, sim, soak, tidy};
+use crate::{crash, fuzz, guest, mutants, sim, soak, tidy};
 use std::path::Path;
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ const TOOLS: [(&str, &str); 13] = [
 
 type Step = (&'static str, fn(&Path) -> Result<(), Failed>);
 
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     ("tools", tools),
     ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
@@ -47,6 +47,7 @@ const STEPS: [Step; 12] = [
     ("crashes", crash::timed),
     ("mutants", mutants::sample),
     ("soak", soak::short),
+    ("guest", guest::short),
     ("fuzz", fuzzing),
     ("docs", docs),
 ];

@@ -12,6 +12,7 @@ mod bench;
 mod ci;
 mod crash;
 mod fuzz;
+mod guest;
 mod mutants;
 mod oracle;
 mod sim;
@@ -47,6 +48,8 @@ enum Command {
     Oracle(oracle::Args),
     /// Fuzz what parses other people's bytes (libFuzzer, stable toolchain).
     Fuzz(fuzz::Args),
+    /// Use a device from a stock Linux in QEMU, through a front end, while it is changed.
+    Guest(guest::Args),
     /// Measure, beside the peers or the floor.
     Bench(bench::Args),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Mutants(args) => mutants::run(&root, &args),
         Command::Oracle(args) => oracle::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
+        Command::Guest(args) => guest::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
     };
     match result {

@@ -4,12 +4,10 @@
 //! vhost_load SOCKET PID QUEUES DEPTH SECONDS read|write|fill SIZE_MIB
 //! ```
 //!
-//! Prints JSON: I/Os, seconds, and the CPU seconds that process PID used meanwhile. Each queue has a
-//! thread and DEPTH requests outstanding; it takes all answers there are, offers as many new
+//! Prints JSON: I/Os, seconds, and the CPU seconds that process PID used meanwhile. Each queue has
+//! a thread and DEPTH requests outstanding; it takes all answers there are, offers as many new
 //! requests, and shows them at once, as a guest's driver does. The first fifth of a second is not
 //! counted.
-#![allow(clippy::unwrap_used, reason = "a measurement that cannot go on should say where")]
-
 #[path = "../tests/vhost_user/client.rs"]
 mod client;
 
@@ -17,7 +15,9 @@ use client::{Driver, IN, Machine, OUT, Shape};
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+use udm_driver::monotonic_ns;
 
 const WARM_UP: Duration = Duration::from_millis(200);
 const BLOCK_BYTES: usize = 4096;
@@ -37,7 +37,9 @@ fn main() {
     let [socket, pid, queues, depth, seconds, what, size_mib] = &words[..] else {
         panic!("usage: vhost_load SOCKET PID QUEUES DEPTH SECONDS read|write|fill SIZE_MIB");
     };
-    let (queues, depth): (usize, u16) = (queues.parse().unwrap(), depth.parse().unwrap());
+    let queues: usize = queues.parse().expect("QUEUES is a number");
+    let depth: u16 = depth.parse().expect("DEPTH is a number");
+    let span: f64 = seconds.parse().expect("SECONDS is a number");
     let shape =
         Shape { queues, ring_size: 256, slot_bytes: BLOCK_BYTES, event_idx: true, without: 0 };
     let mut machine = Machine::new(shape);
@@ -45,7 +47,7 @@ fn main() {
     let orders = Orders {
         kind: if what == "read" { IN } else { OUT },
         depth,
-        blocks: size_mib.parse::<u64>().unwrap() << 8,
+        blocks: size_mib.parse::<u64>().expect("SIZE_MIB is a number") << 8,
         stop: AtomicBool::new(false),
         done: AtomicU64::new(0),
         start: Barrier::new(queues + 1),
@@ -60,11 +62,14 @@ fn main() {
             scope.spawn(move || load(queue, index as u64, orders));
         }
         orders.start.wait();
-        std::thread::sleep(WARM_UP);
-        let (begin, ios, cpu) = (Instant::now(), orders.done.load(Ordering::Relaxed), cpu_s(pid));
-        std::thread::sleep(Duration::from_secs_f64(seconds.parse().unwrap()));
+        let (_silent, never) = channel::<()>();
+        // Nobody sends: these two only let time pass.
+        let _ = never.recv_timeout(WARM_UP);
+        let (begin_ns, ios) = (monotonic_ns(), orders.done.load(Ordering::Relaxed));
+        let cpu = cpu_s(pid);
+        let _ = never.recv_timeout(Duration::from_secs_f64(span));
         let ios = orders.done.load(Ordering::Relaxed) - ios;
-        let (cpu, seconds) = (cpu_s(pid) - cpu, begin.elapsed().as_secs_f64());
+        let (cpu, seconds) = (cpu_s(pid) - cpu, (monotonic_ns() - begin_ns) as f64 / 1e9);
         orders.stop.store(true, Ordering::Relaxed);
         println!("{{\"ios\": {ios}, \"cpu_s\": {cpu}, \"seconds\": {seconds}}}");
     });
@@ -118,9 +123,9 @@ fn fill(queue: &mut Driver, blocks: u64) {
 
 /// CPU seconds of all threads of a process so far, in user and kernel.
 fn cpu_s(pid: &str) -> f64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("PID is a process");
     let of = |task: std::io::Result<std::fs::DirEntry>| -> u64 {
-        let text = std::fs::read_to_string(task.unwrap().path().join("schedstat"));
+        let text = task.and_then(|task| std::fs::read_to_string(task.path().join("schedstat")));
         // A thread may end between the listing and the reading.
         let text = text.unwrap_or_default();
         text.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0)

@@ -10,6 +10,7 @@ mod fuse;
 mod lab;
 mod multipath;
 mod nbd;
+mod vhost;
 
 use crate::steps::Failed;
 use std::io::{self, IsTerminal};
@@ -34,6 +35,8 @@ enum Subject {
     Compress(compress::Args),
     /// A device as a file: udm beside qemu-storage-daemon and nbdfuse.
     Fuse(fuse::Args),
+    /// udm's vhost-user-blk server beside qemu-storage-daemon's: CPU for an I/O, I/Os a second.
+    Vhost(vhost::Args),
     /// The bare loop itself, for `bench nbd`.
     #[command(hide = true)]
     Floor(nbd::FloorArgs),
@@ -47,6 +50,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         Subject::Multipath(args) => multipath::run(root, args),
         Subject::Compress(args) => compress::run(root, args),
         Subject::Fuse(args) => fuse::run(root, args),
+        Subject::Vhost(args) => vhost::run(root, args),
         Subject::Floor(args) => nbd::run_floor(args),
     }
 }

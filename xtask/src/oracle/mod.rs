@@ -11,12 +11,12 @@
 //! The tricky case is an answer that varies on Linux itself: a case has to be recorded twice with
 //! the same result (`--record --check`), else it is worth nothing.
 
-mod cpio;
+pub(crate) mod cpio;
 mod generate;
 mod guest;
 #[path = "../../../crates/udm/tests/judge/mod.rs"]
 mod judge;
-mod setup;
+pub(crate) mod setup;
 
 use crate::steps::{self, Failed, cargo};
 use judge::differences::Accepted;

@@ -79,20 +79,27 @@ pub(crate) fn guest(root: &Path, install: bool) -> Result<Guest, Failed> {
         run(root, apt.env("DEBIAN_FRONTEND", "noninteractive"))?;
     }
     let folder = cache(root);
-    let tree = folder.join("kernel/tree");
-    if !tree.join("boot").is_dir() {
-        if !install {
-            return Err(Failed::new("there is no kernel for the guest; --setup fetches one"));
-        }
+    if install && !folder.join("kernel/tree/boot").is_dir() {
         fetch_kernel(&folder.join("kernel"))?;
     }
-    let modules = only_entry(&tree.join("lib/modules"))
-        .or_else(|_| only_entry(&tree.join("usr/lib/modules")))?;
+    let (kernel, modules) = kernel_tree(&folder)?;
     let release = modules.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let kernel = tree.join(format!("boot/vmlinuz-{release}"));
     let tools = folder.join("tools.cpio");
     pack(root, &modules, &tools)?;
     Ok(Guest { kernel, tools, release })
+}
+
+/// The kernel's image and the folder of its modules, once it was fetched.
+pub(crate) fn kernel_tree(folder: &Path) -> Result<(PathBuf, PathBuf), Failed> {
+    let tree = folder.join("kernel/tree");
+    if !tree.join("boot").is_dir() {
+        let what = "there is no kernel for the guest; cargo xtask oracle --setup fetches one";
+        return Err(Failed::new(what));
+    }
+    let modules = only_entry(&tree.join("lib/modules"))
+        .or_else(|_| only_entry(&tree.join("usr/lib/modules")))?;
+    let release = modules.file_name().unwrap_or_default().to_string_lossy();
+    Ok((tree.join(format!("boot/vmlinuz-{release}")), modules.clone()))
 }
 
 /// Downloads the newest kernel package and unpacks it.
@@ -132,15 +139,7 @@ fn pack(root: &Path, modules: &Path, tools: &Path) -> Result<(), Failed> {
     archive.file("bin/busybox", &read(&busybox)?);
     let mut packed = std::collections::BTreeSet::new();
     for program in PROGRAMS {
-        let places = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(|at| format!("{at}/{program}"));
-        let path = find(&places)?;
-        archive.file(&format!("usr/bin/{program}"), &read(&path)?);
-        let linked = Command::new("ldd").arg(&path).output().map_err(Failed::to("run ldd"))?;
-        for word in String::from_utf8_lossy(&linked.stdout).split_whitespace() {
-            if word.starts_with('/') && packed.insert(word.to_owned()) {
-                archive.file(word.trim_start_matches('/'), &read(Path::new(word))?);
-            }
-        }
+        add_program(program, &mut packed, &mut archive)?;
     }
     archive.link("bin/bash", "/usr/bin/bash");
     archive.link("usr/bin/dmstats", "/usr/bin/dmsetup");
@@ -161,6 +160,24 @@ fn pack(root: &Path, modules: &Path, tools: &Path) -> Result<(), Failed> {
     fs::write(tools, bytes).map_err(Failed::to("write the guest's tools"))
 }
 
+/// Adds a program of this machine, with the libraries it is linked with that are not there yet.
+pub(crate) fn add_program(
+    program: &str,
+    packed: &mut std::collections::BTreeSet<String>,
+    archive: &mut Archive,
+) -> Result<(), Failed> {
+    let places = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(|at| format!("{at}/{program}"));
+    let path = find(&places)?;
+    archive.file(&format!("usr/bin/{program}"), &read(&path)?);
+    let linked = Command::new("ldd").arg(&path).output().map_err(Failed::to("run ldd"))?;
+    for word in String::from_utf8_lossy(&linked.stdout).split_whitespace() {
+        if word.starts_with('/') && packed.insert(word.to_owned()) {
+            archive.file(word.trim_start_matches('/'), &read(Path::new(word))?);
+        }
+    }
+    Ok(())
+}
+
 /// Compiles a tool of ours for the guest.
 fn compile(root: &Path, source: &str, kind: &str) -> Result<PathBuf, Failed> {
     let to = cache(root).join(format!("guest-{source}.out"));
@@ -172,7 +189,7 @@ fn compile(root: &Path, source: &str, kind: &str) -> Result<PathBuf, Failed> {
 }
 
 /// Adds a module behind what it needs, once.
-fn add_module(
+pub(crate) fn add_module(
     modules: &Path,
     name: &str,
     parameters: &str,
@@ -230,7 +247,7 @@ fn find_module(folder: &Path, normal: &str) -> Result<Option<PathBuf>, Failed> {
     Ok(None)
 }
 
-fn find<P: AsRef<Path>>(places: &[P]) -> Result<PathBuf, Failed> {
+pub(crate) fn find<P: AsRef<Path>>(places: &[P]) -> Result<PathBuf, Failed> {
     let found = places.iter().map(AsRef::as_ref).find(|path| path.is_file());
     let name = places.first().map(|path| path.as_ref().display().to_string());
     found.map(Path::to_owned).ok_or_else(|| Failed::new(format!("no {}", name.unwrap_or_default())))

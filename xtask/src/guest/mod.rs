@@ -1,0 +1,44 @@
+//! `cargo xtask guest`: a stock Linux in QEMU uses a mapped device through a front end, while its
+//! table is swapped, it grows, and its daemon is killed.
+//!
+//! Kernel and programs are Debian's, made ready by `cargo xtask oracle --setup`; QEMU runs without
+//! KVM, so this works everywhere. Each front end has a module. The guest prints lines that begin
+//! with `udm:` on its console; each is a step the host waits for, so nobody waits for time to pass.
+//!
+//! The tricky case is a guest that hangs: QEMU is started under `timeout`, and the end of its
+//! console is shown.
+
+mod vhost_user;
+
+use crate::oracle::setup::{cache, kernel_tree};
+use crate::steps::{Failed, is_installed};
+use std::path::Path;
+
+/// What to try.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    front: Front,
+}
+
+#[derive(clap::Subcommand)]
+enum Front {
+    /// A virtio disk by vhost-user-blk: mkfs, files, fsck, with swaps, growth and kills meanwhile.
+    VhostUser(vhost_user::Args),
+}
+
+/// A short form for CI; says so where the machine has no guest.
+pub(crate) fn short(root: &Path) -> Result<(), Failed> {
+    if !is_installed("qemu-system-x86_64") || kernel_tree(&cache(root)).is_err() {
+        println!("no QEMU or no kernel for it (cargo xtask oracle --setup); left out: the guest");
+        return Ok(());
+    }
+    vhost_user::run(root, &vhost_user::Args { rounds: 6, udm: None })
+}
+
+/// Tries one front end.
+pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
+    match &args.front {
+        Front::VhostUser(args) => vhost_user::run(root, args),
+    }
+}
