@@ -9,10 +9,11 @@
 //! an operation may still touch it.
 //!
 //! The tricky case is a file that shrinks afterwards: touching a page behind its end kills the
-//! process. The length is checked when mapping; against a client that shrinks its file later only
-//! a seal helps (`F_SEAL_SHRINK`, which QEMU's memfd sets), see [`FileMapping::is_sealed`].
+//! process. So the file is sealed against it (`F_SEAL_SHRINK`) first, and its length looked at then.
+//! A memfd that was made without seals, and a file of a file system, cannot be: see
+//! [`FileMapping::is_sealed`].
 
-use rustix::fs::{FileType, SealFlags, fcntl_get_seals, fstat};
+use rustix::fs::{FileType, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
@@ -52,6 +53,8 @@ impl FileMapping {
         len_bytes: u64,
     ) -> Result<Arc<FileMapping>, Errno> {
         let errno = |error: rustix::io::Errno| Errno(error.raw_os_error());
+        // Where that cannot be, it is the client's word that counts.
+        let _unless_it_cannot_be = fcntl_add_seals(fd, SealFlags::SHRINK);
         let stat = fstat(fd).map_err(errno)?;
         let end = offset_bytes.checked_add(len_bytes).ok_or(Errno(libc::EINVAL))?;
         let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
@@ -195,7 +198,7 @@ impl Drop for FileMapping {
 #[cfg(test)]
 mod tests {
     use super::FileMapping;
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
     use std::os::fd::{AsFd, OwnedFd};
     use std::sync::atomic::Ordering;
     use udm_lane::Errno;
@@ -245,11 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_is_seen() {
+    fn what_is_mapped_cannot_shrink_any_more_if_it_can_be_sealed() {
         let fd = memory(4 << 10);
-        assert!(!FileMapping::map(fd.as_fd(), 0, 1).unwrap().is_sealed());
-        fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
         assert!(FileMapping::map(fd.as_fd(), 0, 1).unwrap().is_sealed());
+        assert!(ftruncate(&fd, 0).is_err(), "a client that wants to kill us");
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        assert!(!FileMapping::map(file.as_fd(), 0, 1).unwrap().is_sealed());
     }
 
     #[test]
