@@ -1,4 +1,6 @@
 //! Sixty-four processes at once: creating, loading, waiting, removing, and nothing left behind.
+//!
+//! Each does so twice; `UDM_MANY_TURNS=12` makes it take a minute or more.
 
 use crate::common::Place;
 use crate::{dmsetup, exec, has};
@@ -7,6 +9,14 @@ use std::thread;
 
 const PROCESSES: usize = 64;
 const TURNS: usize = 2;
+
+/// How often each process does it.
+fn turns() -> usize {
+    match std::env::var("UDM_MANY_TURNS") {
+        Ok(turns) => turns.parse().expect("UDM_MANY_TURNS is a number"),
+        Err(_) => TURNS,
+    }
+}
 
 fn count(pid: u32, what: &str) -> usize {
     fs::read_dir(format!("/proc/{pid}/{what}")).expect("a process").count()
@@ -42,7 +52,7 @@ fn sixty_four_processes_lose_no_event_and_leave_nothing() {
         for number in 0..PROCESSES {
             let place = &place;
             scope.spawn(move || {
-                for turn in 0..TURNS {
+                for turn in 0..turns() {
                     life(place, &format!("d{number:02}-{turn}"));
                 }
             });
