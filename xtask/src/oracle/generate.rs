@@ -224,8 +224,9 @@ fn line(dice: &mut Dice, start: u64, stacks: bool) -> String {
     let len = u64::try_from(words.len()).unwrap_or(1);
     let at = usize::try_from(dice.roll(len)).unwrap_or(0);
     match dice.roll(3) {
-        // Without its first words a line has a path for a type, which dmsetup itself refuses.
-        0 if at > 2 => drop(words.remove(at)),
+        // With a word less before it a path would be the type, and dmsetup itself refuses that.
+        _ if at < 3 => words.iter_mut().skip(at).take(1).for_each(|word| *word = "nosuch"),
+        0 => drop(words.remove(at)),
         1 => words.insert(at, dice.pick(&GARBAGE)),
         _ => words.iter_mut().skip(at).take(1).for_each(|word| *word = dice.pick(&GARBAGE)),
     }

@@ -11,7 +11,7 @@
 
 use super::Runtime;
 use udm_core::lifecycle::{DM_MAJOR, DeviceKey, Reply, Request};
-use udm_core::{DeviceRef, DeviceResolver, ErrorCode, UserError};
+use udm_core::{DeviceRef, DeviceResolver, ErrorCode, ErrorKind, UserError};
 
 /// Resolves names for one table.
 pub struct RuntimeResolver<'a> {
@@ -47,10 +47,8 @@ impl DeviceResolver for RuntimeResolver<'_> {
             match self.lookup(DeviceKey::Name(mapped.to_owned())) {
                 Err(error) if error.code() == ErrorCode::NoSuchDevice => {}
                 // On Linux there is no node of it yet.
-                Ok(device) if device.len_sectors == 0 => {
-                    let text = format!("the mapped device {mapped} has no live table");
-                    return Err(UserError::new(ErrorCode::DeviceNotFound, text)
-                        .hint("load one and resume it first"));
+                Err(error) if error.code() == ErrorCode::NoTable => {
+                    return Err(error.of_kind(ErrorKind::NoEntry));
                 }
                 found => return found,
             }
