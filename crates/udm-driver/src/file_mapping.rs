@@ -9,8 +9,8 @@
 //! an operation may still touch it.
 //!
 //! The tricky case is a file that shrinks afterwards: touching a page behind its end kills the
-//! process. So the file is sealed against it (`F_SEAL_SHRINK`) first, and its length looked at then.
-//! A memfd that was made without seals, and a file of a file system, cannot be: see
+//! process. So the file is sealed against it (`F_SEAL_SHRINK`) first, and its length looked at
+//! then. A memfd that was made without seals, and a file of a file system, cannot be: see
 //! [`FileMapping::is_sealed`].
 
 use rustix::fs::{FileType, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat};
