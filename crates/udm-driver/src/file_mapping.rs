@@ -10,10 +10,10 @@
 //!
 //! The tricky case is a file that shrinks afterwards: touching a page behind its end kills the
 //! process. So the file is sealed against it (`F_SEAL_SHRINK`) first, and its length looked at
-//! then. A memfd that was made without seals, and a file of a file system, cannot be: see
-//! [`FileMapping::is_sealed`].
+//! then. A memfd that was made without seals, and a file of a file system, cannot be: there
+//! the client's word is what counts.
 
-use rustix::fs::{FileType, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat};
+use rustix::fs::{FileType, SealFlags, fcntl_add_seals, fstat};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
@@ -30,7 +30,6 @@ pub struct FileMapping {
     /// The piece that was asked for.
     start: NonNull<u8>,
     len_bytes: usize,
-    sealed: bool,
 }
 
 // SAFETY: the mapping belongs to this value until it is dropped and does not depend on the thread
@@ -53,7 +52,6 @@ impl FileMapping {
         len_bytes: u64,
     ) -> Result<Arc<FileMapping>, Errno> {
         let errno = |error: rustix::io::Errno| Errno(error.raw_os_error());
-        // Where that cannot be, it is the client's word that counts.
         let _unless_it_cannot_be = fcntl_add_seals(fd, SealFlags::SHRINK);
         let stat = fstat(fd).map_err(errno)?;
         let end = offset_bytes.checked_add(len_bytes).ok_or(Errno(libc::EINVAL))?;
@@ -83,20 +81,14 @@ impl FileMapping {
         let _ = unsafe { madvise(mapped, map_len_bytes, Advice::LinuxDontDump) };
         // SAFETY: the offset is less than a page, and the mapping has at least that page.
         let start = unsafe { map_start.add((offset_bytes - map_offset) as usize) };
-        let sealed = fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         let len_bytes = len_bytes as usize;
-        Ok(Arc::new(FileMapping { map_start, map_len_bytes, start, len_bytes, sealed }))
+        Ok(Arc::new(FileMapping { map_start, map_len_bytes, start, len_bytes }))
     }
 
     /// Length in bytes.
     #[inline]
     pub fn len_bytes(&self) -> usize {
         self.len_bytes
-    }
-
-    /// True if the file cannot shrink any more.
-    pub fn is_sealed(&self) -> bool {
-        self.sealed
     }
 
     /// A piece as I/O memory, in place. It keeps the mapping.
@@ -198,7 +190,7 @@ impl Drop for FileMapping {
 #[cfg(test)]
 mod tests {
     use super::FileMapping;
-    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_get_seals, ftruncate, memfd_create};
     use std::os::fd::{AsFd, OwnedFd};
     use std::sync::atomic::Ordering;
     use udm_lane::Errno;
@@ -249,12 +241,15 @@ mod tests {
 
     #[test]
     fn what_is_mapped_cannot_shrink_any_more_if_it_can_be_sealed() {
+        let sealed = |seals: SealFlags| seals.contains(SealFlags::SHRINK);
         let fd = memory(4 << 10);
-        assert!(FileMapping::map(fd.as_fd(), 0, 1).unwrap().is_sealed());
+        FileMapping::map(fd.as_fd(), 0, 1).unwrap();
+        assert!(fcntl_get_seals(&fd).is_ok_and(sealed));
         assert!(ftruncate(&fd, 0).is_err(), "a client that wants to kill us");
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
-        assert!(!FileMapping::map(file.as_fd(), 0, 1).unwrap().is_sealed());
+        FileMapping::map(file.as_fd(), 0, 1).unwrap();
+        assert!(!fcntl_get_seals(&file).is_ok_and(sealed));
     }
 
     #[test]

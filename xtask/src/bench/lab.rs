@@ -83,6 +83,21 @@ impl Bench<'_> {
     }
 }
 
+/// The line of a page that says where it was measured.
+pub(crate) fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "Machine: {cores} cores ({}), Linux {}. Load average at the end (1, 5, 15 minutes): {}.\n",
+        cpu.map_or("unknown", |(_, name)| name),
+        kernel.trim(),
+        load.split(' ').take(3).collect::<Vec<_>>().join(" ")
+    )
+}
+
 /// What fio says of a job on an export.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Fio {

@@ -7,20 +7,19 @@
 //!
 //! qemu-storage-daemon has no memory that stores, so a file in shared memory stands in for it.
 
-use super::lab::median;
+use super::lab::{machine, median};
 use super::progress;
+use crate::soak::wait_until;
 use crate::steps::{Failed, cargo, is_installed, release_udm, run as run_step, target_dir};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a server may take to accept.
 const START_MAX: Duration = Duration::from_secs(10);
-/// Between two attempts to connect.
-const ATTEMPT_PAUSE: Duration = Duration::from_millis(5);
 /// Queues and depth of each.
 const CASES: [(u32, u32); 6] = [(1, 1), (1, 32), (1, 128), (4, 1), (4, 32), (4, 128)];
 
@@ -265,11 +264,6 @@ impl Bench<'_> {
 }
 
 fn introduction(args: &Args) -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!(
         "# vhost-user-blk servers side by side\n\n\
          Written by `cargo xtask bench vhost --write docs/benchmarks/vhost-user.md`: 4 KiB random \
@@ -277,14 +271,11 @@ fn introduction(args: &Args) -> String {
          descriptors, event index), device of {} MiB\nwritten once before, medians of {} \
          interleaved rounds of {} s. CPU is that of all threads of the\nserver's process, in user \
          and kernel. \"read 4x32\" is reads on 4 queues with 32 requests outstanding on\neach. \
-         Files are in the page cache.\n\nMachine: {cores} cores ({}), Linux {}. Load average at \
-         the end (1, 5, 15 minutes): {}.\n",
+         Files are in the page cache.\n\n{}",
         args.size_mib,
         args.rounds,
         args.seconds,
-        cpu.map_or("unknown", |(_, name)| name),
-        kernel.trim(),
-        load.split(' ').take(3).collect::<Vec<_>>().join(" ")
+        machine()
     )
 }
 
@@ -306,14 +297,7 @@ fn start(command: &mut Command) -> Result<Child, Failed> {
 }
 
 fn await_socket(path: &Path) -> Result<(), Failed> {
-    let start = Instant::now();
-    while UnixStream::connect(path).is_err() {
-        if start.elapsed() > START_MAX {
-            return Err(Failed::new(format!("nobody accepts at {}", path.display())));
-        }
-        std::thread::park_timeout(ATTEMPT_PAUSE);
-    }
-    Ok(())
+    wait_until("a server accepts", START_MAX, || Ok(UnixStream::connect(path).is_ok()))
 }
 
 impl Drop for Server {

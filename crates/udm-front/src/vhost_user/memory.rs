@@ -142,11 +142,6 @@ impl MemoryTable {
     pub fn for_queue(&self) -> GuestMemory {
         GuestMemory { regions: self.regions.iter().map(LaneRegion::of).collect() }
     }
-
-    /// True if every file is sealed against shrinking; see [`FileMapping`].
-    pub fn is_sealed(&self) -> bool {
-        self.regions.iter().all(|region| region.mapping.is_sealed())
-    }
 }
 
 /// One region as a queue has it.
@@ -198,57 +193,51 @@ impl GuestMemory {
         Err(Breach::Address(addr))
     }
 
+    /// Walks the pieces of a range, in order: `visit(buffer, start in it, length, done so far)`.
+    #[inline]
+    fn for_pieces(
+        &self,
+        addr: u64,
+        len_bytes: u64,
+        mut visit: impl FnMut(&Buf, u32, u32, usize),
+    ) -> Result<(), Breach> {
+        let mut done = 0;
+        while done < len_bytes {
+            let (buf, start, len) = self.piece(addr.wrapping_add(done), len_bytes - done)?;
+            visit(buf, start, len, done as usize);
+            done += u64::from(len);
+        }
+        Ok(())
+    }
+
     /// Appends a range of guest memory to a payload, in place.
     #[inline]
     pub fn append(&self, range: GuestRange, payload: &mut Payload) -> Result<(), Breach> {
-        let (mut addr, mut left) = (range.addr, range.len_bytes);
-        while left > 0 {
-            let (buf, offset_bytes, len_bytes) = self.piece(addr, u64::from(left))?;
+        self.for_pieces(range.addr, range.len_bytes.into(), |buf, offset_bytes, len_bytes, _| {
             payload.push(Segment { buf: buf.clone(), offset_bytes, len_bytes });
-            left -= len_bytes;
-            addr = addr.wrapping_add(u64::from(len_bytes));
-        }
-        Ok(())
+        })
     }
 
     /// Copies out of guest memory.
     #[inline]
-    pub fn read(&self, addr: u64, mut into: &mut [u8]) -> Result<(), Breach> {
-        let mut addr = addr;
-        while !into.is_empty() {
-            let (buf, at, len) = self.piece(addr, into.len() as u64)?;
-            let (now, later) = into.split_at_mut(len as usize);
-            buf.copy_out(at as usize, now);
-            into = later;
-            addr = addr.wrapping_add(u64::from(len));
-        }
-        Ok(())
+    pub fn read(&self, addr: u64, into: &mut [u8]) -> Result<(), Breach> {
+        self.for_pieces(addr, into.len() as u64, |buf, start, len, done| {
+            buf.copy_out(start as usize, &mut into[done..done + len as usize]);
+        })
     }
 
     /// Copies into guest memory.
     #[inline]
-    pub fn write(&self, addr: u64, mut from: &[u8]) -> Result<(), Breach> {
-        let mut addr = addr;
-        while !from.is_empty() {
-            let (buf, at, len) = self.piece(addr, from.len() as u64)?;
-            let (now, later) = from.split_at(len as usize);
-            buf.copy_in(at as usize, now);
-            from = later;
-            addr = addr.wrapping_add(u64::from(len));
-        }
-        Ok(())
+    pub fn write(&self, addr: u64, from: &[u8]) -> Result<(), Breach> {
+        self.for_pieces(addr, from.len() as u64, |buf, start, len, done| {
+            buf.copy_in(start as usize, &from[done..done + len as usize]);
+        })
     }
 
     /// Checks that a whole range is guest memory.
     #[inline]
     pub fn check(&self, range: GuestRange) -> Result<(), Breach> {
-        let (mut addr, mut left) = (range.addr, range.len_bytes);
-        while left > 0 {
-            let (_, _, len) = self.piece(addr, u64::from(left))?;
-            left -= len;
-            addr = addr.wrapping_add(u64::from(len));
-        }
-        Ok(())
+        self.for_pieces(range.addr, range.len_bytes.into(), |_, _, _, _| {})
     }
 }
 

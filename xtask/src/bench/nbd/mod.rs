@@ -18,6 +18,7 @@ mod servers;
 mod tests;
 mod wire;
 
+use super::lab::machine;
 use super::progress;
 use crate::steps::{Failed, cargo, run as run_step, target_dir};
 use floor::Store;
@@ -218,11 +219,6 @@ fn measure_one(
 }
 
 fn introduction(args: &Args) -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!(
         "# NBD servers side by side\n\n\
          Written by `cargo xtask bench nbd --write docs/benchmarks/nbd.md`: 4 KiB random I/O over \
@@ -233,12 +229,10 @@ fn introduction(args: &Args) -> String {
          floor.rs`): \"floor, one block\" answers every read from one cached block and\nthrows writes \
          away, \"floor, memory\" really stores, \"floor, file\" makes a pread or a pwrite for\neach \
          request, right in its loop. Files are in the page cache.\n\n\
-         Machine: {cores} cores ({}), Linux {}. Load average at the end (1, 5, 15 minutes): {}.\n",
+         {}",
         args.size_mib,
         args.rounds,
         args.window_ms,
-        cpu.map_or("unknown", |(_, name)| name),
-        kernel.trim(),
-        load.split(' ').take(3).collect::<Vec<_>>().join(" ")
+        machine()
     )
 }

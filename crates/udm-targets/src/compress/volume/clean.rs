@@ -177,7 +177,8 @@ async fn make_space(core: &Rc<Core>, need: Need) -> Result<(), Halt> {
             Need::Urgent => share.clamp(BATCH_MIN, BATCH_URGENT_MAX),
             Need::Asked => asked.min(share.clamp(BATCH_MIN, BATCH_URGENT_MAX)),
         };
-        wait_for_held(core).await?;
+        // One for the copies, one for the log to go on.
+        wait_for_held(core, 2).await?;
         let moved = clean_batch(core, need, batch).await?;
         if need == Need::Asked {
             let left = asked.saturating_sub(moved);
@@ -251,13 +252,13 @@ impl Books {
     }
 }
 
-/// If there is no room to copy into, but there will be: waits for it.
-async fn wait_for_held(core: &Rc<Core>) -> Result<(), Halt> {
+/// If fewer than `wanted` segments are free, but there will be more: waits for them.
+async fn wait_for_held(core: &Rc<Core>, wanted: usize) -> Result<(), Halt> {
     core.room
         .until(|| {
             let live = core.live.borrow();
             let is_coming = live.segments.held_count() > 0;
-            live.segments.free_count() >= 2 || !is_coming || live.is_stopping
+            live.segments.free_count() >= wanted || !is_coming || live.is_stopping
         })
         .await;
     core.check_stop()
@@ -269,13 +270,7 @@ async fn serve_waiting(core: &Rc<Core>) -> Result<(), Halt> {
     if wanted == 0 || core.available() < wanted {
         return Ok(());
     }
-    core.room
-        .until(|| {
-            let live = core.live.borrow();
-            let is_coming = live.segments.held_count() > 0;
-            live.segments.free_count() >= wanted || !is_coming || live.is_stopping
-        })
-        .await;
+    wait_for_held(core, wanted).await?;
     // Whoever still waits after that says so again.
     core.live.borrow_mut().space_wanted = 0;
     core.room.notify();

@@ -430,8 +430,7 @@ async fn serve_read(core: Rc<Core>, request: Request) {
     let Request { ticket, offset_bytes, len_bytes, payload, .. } = request;
     tally::add(&core.port.tally.read_bytes, len_bytes);
     let status = read::read(&core, offset_bytes, &payload, read::From::Anywhere).await;
-    core.port.pending.borrow_mut().remove(&ticket);
-    core.port.done.borrow_mut().push_back((ticket, status));
+    end(&core, ticket, status);
 }
 
 /// Whether a request is one at all, and inside the volume.
@@ -444,11 +443,16 @@ fn is_valid(core: &Core, request: &Request) -> bool {
     is_aligned && has_data && end.is_some_and(|end| end <= size)
 }
 
+/// A request with a task has ended.
+fn end(core: &Core, ticket: u64, status: Status) {
+    core.port.pending.borrow_mut().remove(&ticket);
+    core.port.done.borrow_mut().push_back((ticket, status));
+}
+
 /// Does one request.
 async fn serve(core: Rc<Core>, request: Request) {
     let status = serve_inner(&core, &request).await;
-    core.port.pending.borrow_mut().remove(&request.ticket);
-    core.port.done.borrow_mut().push_back((request.ticket, status));
+    end(&core, request.ticket, status);
 }
 
 async fn serve_inner(core: &Rc<Core>, request: &Request) -> Status {
