@@ -15,7 +15,6 @@
 //! The tricky case is time: cargo decides by modification times what to build again, so a file is
 //! written only where its text changes.
 
-use crate::crash::seed_of_commit;
 use crate::steps::{Failed, cargo, target_dir};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,6 +65,14 @@ pub(crate) fn sample(root: &Path) -> Result<(), Failed> {
     run(root, &Args { set, seeds: 0, named: None, some: Some(CI_MUTANTS) })
 }
 
+/// A number that follows from the commit; 1 where there is none.
+fn commit_number(root: &Path) -> u64 {
+    let arguments = ["rev-parse", "--short=8", "HEAD"];
+    let output = Command::new("git").args(arguments).current_dir(root).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    text.ok().and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(1)
+}
+
 /// Runs a set of mutants.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let folder = root.join("crates/udm-sim/mutants").join(&args.set);
@@ -75,7 +82,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     }
     if let Some(count) = args.some {
         mutants.retain(|mutant| mutant.redundant.is_none());
-        let step = seed_of_commit(root) / 1_000_000 * count as u64;
+        let step = commit_number(root) * count as u64;
         let first = (step % mutants.len().max(1) as u64) as usize;
         mutants.rotate_left(first);
         mutants.truncate(count);

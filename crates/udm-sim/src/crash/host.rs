@@ -55,6 +55,8 @@ pub(crate) struct Host<S> {
     has_work: bool,
     /// What it asked of the disk in its last turn has been taken.
     is_taken: bool,
+    /// The latest time there was: a subject whose clock went back still counts from there.
+    latest: Nanos,
 }
 
 impl<S: CrashSubject> Host<S> {
@@ -64,7 +66,18 @@ impl<S: CrashSubject> Host<S> {
         let subject = S::open(setup, port.clone(), now);
         let (is_lazy, is_unhurried) = (false, false);
         let (has_work, is_taken) = (true, false);
-        Host { subject, disk, now, trace: None, is_lazy, is_unhurried, port, has_work, is_taken }
+        Host {
+            subject,
+            disk,
+            now,
+            trace: None,
+            is_lazy,
+            is_unhurried,
+            port,
+            has_work,
+            is_taken,
+            latest: now,
+        }
     }
 
     /// The disk below is made longer.
@@ -90,6 +103,7 @@ impl<S: CrashSubject> Host<S> {
             });
         }
         self.is_taken = true;
+        self.latest = self.latest.max(self.now);
         let busy = self.disk.under_way.len();
         if self.has_work && (busy == 0 || rng.u32(0..3) > 0) {
             self.has_work = self.subject.turn(self.now);
@@ -118,7 +132,7 @@ impl<S: CrashSubject> Host<S> {
             });
         }
         match self.subject.next_timer() {
-            Some(at) if at.since(self.now) <= WAIT_MAX => {
+            Some(at) if at.since(self.latest) <= WAIT_MAX => {
                 self.now = Nanos(at.0.max(self.now.0 + 1));
                 self.has_work = true;
                 Ok(Move::Quiet)

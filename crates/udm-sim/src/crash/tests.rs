@@ -55,3 +55,19 @@ fn a_failure_shrinks_to_a_few_steps() {
     assert!(judge(&small).broken.is_some(), "what is left fails");
     assert!(steps <= 3, "a write and a flush are enough, and {steps} steps are left");
 }
+
+#[test]
+fn a_clock_that_went_back_an_hour_leaves_nobody_stuck() {
+    // The clock jumps ahead by more than an hour and back, then writers wait five seconds for
+    // space: their timer is far from the time, and near to what the volume takes for the time.
+    let verdict = judge(&Scenario {
+        which: Which::Compress,
+        seed: 2310406089013282,
+        depth: Depth::Sampled { points_per_mille: 20, outcomes: 1 },
+        steps: 40,
+        keep: Some(vec![2, 12, 15, 21, 22, 27, 28, 33, 34, 35]),
+        trace: false,
+    });
+    assert_eq!(verdict.broken, None);
+    assert!(verdict.totals.no_space > 0, "the writers were to wait for space");
+}
