@@ -1,9 +1,9 @@
 //! What a table calls a lower device: `PATH`, `file:PATH`, `direct:PATH`, `mem:SIZE[:NAME]`,
-//! `null:SIZE`, and the names of NBD exports (`nbd/uri.rs`).
+//! `null:SIZE`, `MAJOR:MINOR`, and the names of NBD exports (`nbd/uri.rs`).
 //!
 //! Pure: nothing is opened here. Called by the registry with one word of a table line; mapped
-//! devices (`dm:NAME`, `/dev/mapper/NAME`, `MAJOR:MINOR`) have been looked for before, so a name
-//! of that shape which arrives here belongs to no mapped device.
+//! devices (`dm:NAME`, `/dev/mapper/NAME`, numbers of their major) have been looked for before, so
+//! a name of that shape which arrives here belongs to no mapped device.
 //!
 //! Paths are absolute. The daemon's working directory is not the user's, so a relative path would
 //! name a file the user did not mean; the command line makes its paths absolute before it asks.
@@ -32,6 +32,13 @@ pub(crate) enum LowerName<'a> {
         /// Past the page cache (`O_DIRECT`).
         direct: bool,
     },
+    /// A block device of the system, by its number.
+    Number {
+        /// Which driver.
+        major: u32,
+        /// Which of its devices.
+        minor: u32,
+    },
     /// Memory of this daemon.
     Memory {
         /// Its size.
@@ -58,6 +65,9 @@ pub(crate) fn parse_name(text: &str) -> Result<LowerName<'_>, UserError> {
     }
     if let Some(rest) = text.strip_prefix("mem:") {
         return parse_memory(rest);
+    }
+    if let Some((major, minor)) = number(text) {
+        return Ok(LowerName::Number { major, minor });
     }
     let (path, direct) = match (text.strip_prefix("file:"), text.strip_prefix("direct:")) {
         (Some(path), _) => (path, false),
@@ -94,19 +104,36 @@ fn parse_memory(rest: &str) -> Result<LowerName<'_>, UserError> {
     Ok(LowerName::Memory { len_sectors, name })
 }
 
+/// The two words of a device number, whatever their size.
+fn numbers(text: &str) -> Option<(&str, &str)> {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once(':').filter(|(major, minor)| is_number(major) && is_number(minor))
+}
+
+/// A device number that Linux could have: 12 bits and 20 bits.
+fn number(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = numbers(text)?;
+    let (major, minor) = (major.parse().ok()?, minor.parse().ok()?);
+    (major < 1 << 12 && minor < 1 << 20).then_some((major, minor))
+}
+
+/// No device has this number.
+pub(crate) fn no_such_number(shown: &str) -> UserError {
+    let text = format!("no mapped device and no block device has the number {}", shorten(shown));
+    UserError::new(ErrorCode::DeviceNotFound, text)
+        .of_kind(ErrorKind::NoDevice)
+        .hint("`udm ls` lists mapped devices, `lsblk` those of the system")
+}
+
 /// Says what a word that is no path looks like.
 fn not_a_path(text: &str, path: &str) -> UserError {
     let shown = shorten(text);
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     if text.starts_with("dm:") {
         let text = format!("there is no mapped device {shown}");
         return UserError::new(ErrorCode::DeviceNotFound, text).hint("`udm ls` lists them");
     }
-    if text.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor)) {
-        let text = format!("no mapped device has the number {shown}");
-        return UserError::new(ErrorCode::DeviceNotFound, text)
-            .of_kind(ErrorKind::NoDevice)
-            .hint("`udm ls` lists them; name a block device of the system by its path");
+    if numbers(text).is_some() {
+        return no_such_number(text);
     }
     let text = format!("'{}' is neither an absolute path nor another device name", shorten(path));
     // As Linux answers: to it, any other word is a path that leads nowhere.
@@ -151,6 +178,7 @@ mod tests {
         assert_eq!(parse_name("file:/a b").unwrap(), file("/a b", false));
         assert_eq!(parse_name("direct:/dev/sda").unwrap(), file("/dev/sda", true));
         assert_eq!(parse_name("null:1T").unwrap(), LowerName::Null { len_sectors: 1 << 31 });
+        assert_eq!(parse_name("7:0").unwrap(), LowerName::Number { major: 7, minor: 0 });
         let memory = |name| LowerName::Memory { len_sectors: 2048, name };
         assert_eq!(parse_name("mem:1M").unwrap(), memory(None));
         assert_eq!(parse_name("mem:1024k:disk-0.a").unwrap(), memory(Some("disk-0.a")));
@@ -176,8 +204,10 @@ mod tests {
         for text in ["direct:", "", "file:"] {
             assert_eq!(error(text).kind(), ErrorKind::Invalid, "{text}");
         }
-        assert_eq!(error("253:7").kind(), ErrorKind::NoDevice);
-        assert!(error("253:7").message().contains("no mapped device"));
+        for text in ["4096:7", "8:1048576", "99999999999:0"] {
+            assert_eq!(error(text).kind(), ErrorKind::NoDevice, "{text}");
+            assert!(error(text).message().contains("no mapped device"), "{text}");
+        }
         assert!(error("dm:gone").message().contains("no mapped device"));
         assert_eq!(error("nbd+unix:///x").code(), ErrorCode::BadArgument);
         assert_eq!(error("/a\0b").kind(), ErrorKind::Invalid);

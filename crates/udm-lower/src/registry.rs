@@ -6,6 +6,7 @@
 //! | name | shared with |
 //! |---|---|
 //! | `PATH`, `file:PATH`, `direct:PATH` | the same inode (or device number), opened the same way |
+//! | `MAJOR:MINOR` | the same block device, by whatever name |
 //! | `mem:SIZE:NAME` | the same NAME; the size must agree |
 //! | `nbd://...`, `nbd+unix://...` | the same server, export and options, opened the same way |
 //! | `mem:SIZE`, `null:SIZE` | nobody: each is new |
@@ -20,7 +21,7 @@
 use crate::file::{FileDevice, InodeState};
 use crate::ids::{Ids, Numbered};
 use crate::memory::{MemoryDevice, MemoryDisk};
-use crate::name::{LowerName, escaped, parse_name, shorten};
+use crate::name::{LowerName, escaped, no_such_number, parse_name, shorten};
 use crate::nbd::{NbdDevice, NbdName, NbdProbe};
 use crate::null::NullDevice;
 use rustix::fs::{FileType, Stat, major, minor, stat};
@@ -94,6 +95,10 @@ impl LowerRegistry {
     pub fn open(&self, name: &str, read_only: bool) -> Result<DeviceRef, UserError> {
         match parse_name(name)? {
             LowerName::File { path, direct } => self.open_path(name, path, direct, read_only),
+            LowerName::Number { major, minor } => {
+                let path = node_of(major, minor).ok_or_else(|| no_such_number(name))?;
+                self.open_path(name, &path, false, read_only)
+            }
             LowerName::Memory { len_sectors, name: label } => {
                 self.open_memory(name, len_sectors, label, read_only)
             }
@@ -266,6 +271,24 @@ impl OpenDevices {
     fn len(&self) -> usize {
         self.files.len() + self.named.len() + self.exports.len()
     }
+}
+
+/// The node of a block device, by its number: where the kernel says that it is, or among udev's
+/// links. It is the device's for certain, or there is none.
+fn node_of(wanted_major: u32, wanted_minor: u32) -> Option<String> {
+    let number = format!("{wanted_major}:{wanted_minor}");
+    let told = std::fs::read_to_string(format!("/sys/dev/block/{number}/uevent"));
+    let named = told.ok().and_then(|text| {
+        let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+        Some(format!("/dev/{name}"))
+    });
+    let places = named.into_iter().chain([format!("/dev/block/{number}")]);
+    places.into_iter().find(|path| {
+        stat(path.as_str()).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice
+                && (major(stat.st_rdev), minor(stat.st_rdev)) == (wanted_major, wanted_minor)
+        })
+    })
 }
 
 fn describe(device: Arc<Numbered>, number: Option<(u32, u32)>) -> DeviceRef {

@@ -106,6 +106,10 @@ fn a_block_device_is_described_claimed_and_served() {
     assert_eq!(opened.len_sectors, 16 << 11);
     let (major, minor) = opened.number.unwrap();
     assert_eq!(opened.shown, format!("{major}:{minor}"));
+    let by_number = registry.open(&opened.shown, false).unwrap();
+    let id = |found: &udm_core::table::DeviceRef| found.lower.as_ref().unwrap().id;
+    assert_eq!((by_number.number, id(&by_number)), (opened.number, id(&opened)));
+    drop(by_number);
     let direct = registry.open(&format!("direct:{}", disk.device), false).unwrap();
     let read_only = registry.open(&disk.device, true).unwrap();
     assert!(read_only.limits.read_only);

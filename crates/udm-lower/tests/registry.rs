@@ -149,6 +149,13 @@ fn a_missing_file_is_named_with_the_nearest_one() {
 }
 
 #[test]
+fn a_number_that_no_device_has_is_refused() {
+    // 4095 is the last major number; no driver has it.
+    let error = refused(&registry(), "4095:1");
+    assert_eq!((error.code(), error.kind()), (ErrorCode::DeviceNotFound, ErrorKind::NoDevice));
+}
+
+#[test]
 fn what_holds_no_blocks_is_refused_without_hanging() {
     let folder = tempfile::tempdir().unwrap();
     let registry = registry();
