@@ -8,6 +8,7 @@
 //! The tricky case is a guest that hangs: QEMU is started under `timeout`, and the end of its
 //! console is shown.
 
+mod machine;
 mod vhost_user;
 
 use crate::oracle::setup::{cache, kernel_tree};

@@ -5,22 +5,15 @@
 //! grows the disk, or kills the daemon and starts it again. At the end fsck must find nothing and
 //! the guest's kernel must have seen no error.
 
-use crate::oracle::cpio::Archive;
-use crate::oracle::setup::{add_module, add_program, cache, find, kernel_tree};
+use super::machine::{self, Contents, LIMIT_S, Machine};
 use crate::steps::{Failed, release_udm};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
-/// Modules of the guest, beside those they need. What virtio needs Debian has built in.
 const MODULES: [&str; 3] = ["virtio_blk", "crc32c_generic", "ext4"];
 const PROGRAMS: [&str; 3] = ["mkfs.ext4", "e2fsck", "resize2fs"];
-/// Longer than a slow machine needs without KVM.
-const LIMIT_S: u32 = 900;
-const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr \
-    random.trust_cpu=on tsc=reliable no_timer_check";
 /// Size of the disk at first, and what it grows by.
 const START_SECTORS: u64 = 131_072;
 const STEP_SECTORS: u64 = 32_768;
@@ -61,37 +54,37 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 
 impl Host {
     fn try_guest(&mut self, root: &Path, args: &Args) -> Result<(), Failed> {
-        let kernel = self.pack(root)?;
+        let contents = Contents {
+            init: include_bytes!("vhost-user-init"),
+            modules: &MODULES,
+            programs: &PROGRAMS,
+            built: &[],
+        };
+        let kernel = machine::pack(root, &self.dir, &contents)?;
         let image = File::create(self.dir.join("disk.img"));
         let image = image.and_then(|image| image.set_len(512 << 20));
         image.map_err(Failed::to("make the disk"))?;
         self.start_daemon()?;
         self.udm(&["create", "vm", "--table", &self.table()])?;
         self.udm(&["export", "vm", "--vhost-user", &self.path("vm.sock")])?;
-        let start = Instant::now();
-        let mut qemu = self.start_qemu(&kernel, args)?;
-        let out = qemu.stdout.take().ok_or_else(|| Failed::new("QEMU has no console"))?;
-        let (mut tail, mut end) = (Vec::new(), None);
-        for line in BufReader::new(out).lines().map_while(Result::ok) {
-            if let Some(said) = line.trim().strip_prefix("udm: ") {
-                println!("{:>4} s  {said}", start.elapsed().as_secs());
-                end = Some(said.to_owned());
-                self.answer(said)?;
-            }
-            tail.push(line);
-        }
-        let _status = qemu.wait();
-        let wanted = format!("ok {}", self.len_sectors);
-        if end.as_deref() == Some(&*wanted) {
-            let Host { swaps, kills, .. } = self;
-            println!(
-                "{} rounds, {swaps} swaps, {kills} kills of the daemon: all is well",
-                args.rounds
-            );
-            return Ok(());
-        }
-        let last = tail.get(tail.len().saturating_sub(20)..).unwrap_or_default().join("\n");
-        Err(Failed::new(format!("the guest did not say '{wanted}'; its console ends:\n{last}")))
+        let machine = Machine {
+            kernel: &kernel,
+            memory_mib: 512,
+            limit_s: LIMIT_S,
+            words: &format!("udm_rounds={}", args.rounds),
+            devices: &[
+                "-chardev",
+                "socket,id=disk,path=vm.sock,reconnect=1",
+                "-device",
+                "vhost-user-blk-pci,chardev=disk,num-queues=2",
+            ],
+        };
+        let qemu = machine::start(&self.dir, &machine)?;
+        let told = machine::follow(qemu, |said| self.answer(said))?;
+        told.expect_last(&format!("ok {}", self.len_sectors))?;
+        let (rounds, swaps, kills) = (args.rounds, self.swaps, self.kills);
+        println!("{rounds} rounds, {swaps} swaps, {kills} kills of the daemon: all is well");
+        Ok(())
     }
 
     /// Does something to the device after a line of the guest.
@@ -171,52 +164,6 @@ impl Host {
 
     fn path(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
-    }
-
-    /// Packs the guest's programs and modules; gives the kernel.
-    fn pack(&self, root: &Path) -> Result<PathBuf, Failed> {
-        let (kernel, modules) = kernel_tree(&cache(root))?;
-        let mut archive = Archive::default();
-        for folder in ["proc", "sys", "dev", "tmp", "mnt", "bin", "usr/bin", "usr/sbin", "etc"] {
-            archive.folder(folder);
-        }
-        archive.file("init", include_bytes!("vhost-user-init"));
-        archive.file("etc/mtab", b"");
-        let busybox = find(&["/bin/busybox", "/usr/bin/busybox"])?;
-        archive.file("bin/busybox", &fs::read(busybox).map_err(Failed::to("read busybox"))?);
-        let mut packed = std::collections::BTreeSet::new();
-        for program in PROGRAMS {
-            add_program(program, &mut packed, &mut archive)?;
-        }
-        let mut order = Vec::new();
-        for name in MODULES {
-            add_module(&modules, name, "", &mut order, &mut archive)?;
-        }
-        archive.file("modules/order", (order.join("\n") + "\n").as_bytes());
-        let initrd = self.dir.join("initrd");
-        fs::write(initrd, archive.finish()).map_err(Failed::to("write the initial file system"))?;
-        Ok(kernel)
-    }
-
-    fn start_qemu(&self, kernel: &Path, args: &Args) -> Result<Child, Failed> {
-        let mut command = Command::new("timeout");
-        command
-            .args(["--kill-after=2", &LIMIT_S.to_string(), "qemu-system-x86_64"])
-            // One thread for both processors: with two, a kernel that patches its own code while
-            // it starts can meet a half-patched instruction (seen with QEMU 7.2).
-            .args(["-accel", "tcg,thread=single,tb-size=256", "-machine", "pc,memory-backend=mem"])
-            .args(["-cpu", "max,la57=off", "-smp", "2", "-m", "512"])
-            .args(["-object", "memory-backend-memfd,id=mem,size=512M,share=on"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .arg("-kernel")
-            .arg(kernel)
-            .args(["-initrd", "initrd", "-append"])
-            .arg(format!("{COMMAND_LINE} udm_rounds={}", args.rounds))
-            .args(["-serial", "stdio"])
-            .args(["-chardev", "socket,id=disk,path=vm.sock,reconnect=1"])
-            .args(["-device", "vhost-user-blk-pci,chardev=disk,num-queues=2"]);
-        command.current_dir(&self.dir).stdin(Stdio::null()).stdout(Stdio::piped());
-        command.spawn().map_err(Failed::to("start qemu-system-x86_64"))
     }
 }
 

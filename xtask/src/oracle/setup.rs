@@ -167,9 +167,18 @@ pub(crate) fn add_program(
     archive: &mut Archive,
 ) -> Result<(), Failed> {
     let places = ["/bin", "/usr/bin", "/sbin", "/usr/sbin"].map(|at| format!("{at}/{program}"));
-    let path = find(&places)?;
-    archive.file(&format!("usr/bin/{program}"), &read(&path)?);
-    let linked = Command::new("ldd").arg(&path).output().map_err(Failed::to("run ldd"))?;
+    add_binary(&find(&places)?, program, packed, archive)
+}
+
+/// Adds a program at a path, as [`add_program`] does.
+pub(crate) fn add_binary(
+    path: &Path,
+    name: &str,
+    packed: &mut std::collections::BTreeSet<String>,
+    archive: &mut Archive,
+) -> Result<(), Failed> {
+    archive.file(&format!("usr/bin/{name}"), &read(path)?);
+    let linked = Command::new("ldd").arg(path).output().map_err(Failed::to("run ldd"))?;
     for word in String::from_utf8_lossy(&linked.stdout).split_whitespace() {
         if word.starts_with('/') && packed.insert(word.to_owned()) {
             archive.file(word.trim_start_matches('/'), &read(Path::new(word))?);

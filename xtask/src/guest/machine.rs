@@ -1,0 +1,140 @@
+//! The guest itself: what is packed for it, how QEMU starts it, what its console says.
+//!
+//! Kernel and programs are Debian's; the initial file system is packed anew for every run. A line
+//! of the console that begins with `udm:` is for the host, which answers before it reads the next.
+//!
+//! The tricky case is a guest that hangs or dies: QEMU runs under `timeout`, and an error shows
+//! the end of the console.
+
+use crate::oracle::cpio::Archive;
+use crate::oracle::setup::{add_binary, add_module, add_program, cache, find, kernel_tree};
+use crate::steps::Failed;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+/// Longer than a slow machine needs without KVM for a short form.
+pub(super) const LIMIT_S: u32 = 900;
+const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr \
+    random.trust_cpu=on tsc=reliable no_timer_check";
+
+/// What is in a guest.
+pub(super) struct Contents<'a> {
+    /// Process 1, a script of busybox's shell.
+    pub(super) init: &'a [u8],
+    /// Modules, beside those they need. What virtio needs Debian has built in.
+    pub(super) modules: &'a [&'a str],
+    /// Programs of this machine.
+    pub(super) programs: &'a [&'a str],
+    /// Programs that were built here.
+    pub(super) built: &'a [PathBuf],
+}
+
+/// How a guest is started.
+pub(super) struct Machine<'a> {
+    pub(super) kernel: &'a Path,
+    pub(super) memory_mib: u32,
+    pub(super) limit_s: u32,
+    /// More words for the kernel's command line, which the script reads.
+    pub(super) words: &'a str,
+    /// More of QEMU's arguments.
+    pub(super) devices: &'a [&'a str],
+}
+
+/// Packs the initial file system of a guest into a folder; gives the kernel.
+pub(super) fn pack(root: &Path, dir: &Path, contents: &Contents<'_>) -> Result<PathBuf, Failed> {
+    let (kernel, modules) = kernel_tree(&cache(root))?;
+    let mut archive = Archive::default();
+    for folder in ["proc", "sys", "dev", "tmp", "mnt", "bin", "usr/bin", "usr/sbin", "etc"] {
+        archive.folder(folder);
+    }
+    archive.file("init", contents.init);
+    archive.file("etc/mtab", b"");
+    let busybox = find(&["/bin/busybox", "/usr/bin/busybox"])?;
+    archive.file("bin/busybox", &fs::read(busybox).map_err(Failed::to("read busybox"))?);
+    let mut packed = BTreeSet::new();
+    for program in contents.programs {
+        add_program(program, &mut packed, &mut archive)?;
+    }
+    for program in contents.built {
+        let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        add_binary(program, &name, &mut packed, &mut archive)?;
+    }
+    let mut order = Vec::new();
+    for name in contents.modules {
+        add_module(&modules, name, "", &mut order, &mut archive)?;
+    }
+    archive.file("modules/order", (order.join("\n") + "\n").as_bytes());
+    fs::write(dir.join("initrd"), archive.finish())
+        .map_err(Failed::to("write the initial file system"))?;
+    Ok(kernel)
+}
+
+/// Starts a guest that was packed into this folder.
+pub(super) fn start(dir: &Path, machine: &Machine<'_>) -> Result<Child, Failed> {
+    let mut command = Command::new("timeout");
+    command
+        .args(["--kill-after=2", &machine.limit_s.to_string(), "qemu-system-x86_64"])
+        // One thread for both processors: with two, a kernel that patches its own code while
+        // it starts can meet a half-patched instruction (seen with QEMU 7.2).
+        .args(["-accel", "tcg,thread=single,tb-size=256", "-machine", "pc,memory-backend=mem"])
+        .args(["-cpu", "max,la57=off", "-smp", "2", "-m", &machine.memory_mib.to_string()])
+        .arg("-object")
+        .arg(format!("memory-backend-memfd,id=mem,size={}M,share=on", machine.memory_mib))
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(machine.kernel)
+        .args(["-initrd", "initrd", "-append"])
+        .arg(format!("{COMMAND_LINE} {}", machine.words))
+        .args(["-serial", "stdio"])
+        .args(machine.devices);
+    command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.spawn().map_err(Failed::to("start qemu-system-x86_64"))
+}
+
+/// Follows a guest to its end. `answer` is called with every line for the host.
+pub(super) fn follow(
+    mut qemu: Child,
+    mut answer: impl FnMut(&str) -> Result<(), Failed>,
+) -> Result<Told, Failed> {
+    let start = Instant::now();
+    let out = qemu.stdout.take().ok_or_else(|| Failed::new("QEMU has no console"))?;
+    let mut told = Told { last: String::new(), console: Vec::new() };
+    for line in BufReader::new(out).lines().map_while(Result::ok) {
+        if let Some(said) = line.trim().strip_prefix("udm: ") {
+            println!("{:>4} s  {said}", start.elapsed().as_secs());
+            said.clone_into(&mut told.last);
+            if let Err(failed) = answer(said) {
+                // `timeout` passes it on; both may have ended already.
+                let timeout = rustix::process::Pid::from_child(&qemu);
+                let _ended = rustix::process::kill_process(timeout, rustix::process::Signal::TERM);
+                let _status = qemu.wait();
+                return Err(failed);
+            }
+        }
+        told.console.push(line);
+    }
+    let _status = qemu.wait();
+    Ok(told)
+}
+
+/// What a guest said.
+pub(super) struct Told {
+    last: String,
+    console: Vec<String>,
+}
+
+impl Told {
+    /// Fails with the end of the console if these were not the last words.
+    pub(super) fn expect_last(&self, wanted: &str) -> Result<(), Failed> {
+        if self.last == wanted {
+            return Ok(());
+        }
+        let from = self.console.len().saturating_sub(20);
+        let last = self.console.get(from..).unwrap_or_default().join("\n");
+        Err(Failed::new(format!("the guest did not say '{wanted}'; its console ends:\n{last}")))
+    }
+}
