@@ -188,6 +188,8 @@ error_codes! {
         "The system's reason is in the message. Is the port or socket path in use by something else?";
     MountFailed = "UDM-0505", Io, "the device cannot be mounted as a file",
         "The system's reason is in the message. A FUSE export needs /dev/fuse, and root or the program fusermount3 (package fuse3); in a container, --device /dev/fuse and the right to mount. It is mounted over a regular file.";
+    TlsFiles = "UDM-0511", Invalid, "TLS cannot be set up with these files",
+        "The message names the file and what is wrong with it. A directory for TLS holds server-cert.pem and server-key.pem, and ca-cert.pem if clients have to show a certificate; the key must not be readable by everybody. docs/fronts/nbd.md shows how to make them.";
     BadConfig = "UDM-0601", Invalid, "the file is not understood",
         "The message names the line and what was expected. examples/quickstart.toml is a complete file.";
     StateDamaged = "UDM-0602", Io, "the saved state cannot be used",

@@ -111,6 +111,11 @@ impl Inbox {
         len
     }
 
+    /// True if something was received that was not consumed.
+    pub(super) fn has_unread(&self) -> bool {
+        self.end > self.start
+    }
+
     /// Copies the unread bytes to `to`, replacing what it holds.
     pub(super) fn copy_unread(&self, to: &mut Vec<u8>) {
         to.clear();

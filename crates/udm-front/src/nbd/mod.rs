@@ -13,6 +13,7 @@
 //! - [`session`]: received bytes to checked commands.
 //! - [`reply`]: the bytes of each reply, in the three header styles.
 //! - [`fuzz`]: one entry that drives all of that with hostile bytes.
+//! - [`tls`]: what is between the socket and all that, if the client asked for it.
 //! - [`server`]: the listener, an actor; `connection`: one client, an actor. `inbox`, `outbox` and
 //!   `requests` are the connection's memory: what was received, what is sent, what is under way.
 //!
@@ -31,4 +32,5 @@ pub mod reply;
 mod requests;
 pub mod server;
 pub mod session;
+pub mod tls;
 pub mod wire;

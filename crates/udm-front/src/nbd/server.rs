@@ -17,6 +17,7 @@
 
 use super::connection::Connection;
 use super::descriptor;
+use super::tls::TlsSettings;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,6 +84,7 @@ pub struct Listener {
     handle: Option<Handle>,
     tune: fn(RawHandle),
     exports: Arc<[Export]>,
+    tls: Option<TlsSettings>,
     next_lane: usize,
     next_number: u64,
     /// Connections by number; `None` while one is on its way to its lane.
@@ -153,6 +155,12 @@ impl Listener {
         Listener { tune: descriptor::tune, ..Listener::simulated(raw, exports) }
     }
 
+    /// The same listener, for clients that speak TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<TlsSettings>) -> Listener {
+        Listener { tls, ..self }
+    }
+
     /// A listener on a handle that is no descriptor, for drivers that simulate sockets.
     pub fn simulated(raw: RawHandle, exports: Vec<Export>) -> Listener {
         Listener {
@@ -160,6 +168,7 @@ impl Listener {
             handle: None,
             tune: |_| {},
             exports: exports.into(),
+            tls: None,
             next_lane: 0,
             next_number: 0,
             connections: BTreeMap::new(),
@@ -188,8 +197,8 @@ impl Listener {
         let lane = LaneId((self.next_lane % cx.lane_count()) as u16);
         self.next_lane = self.next_lane.wrapping_add(1);
         let link = ListenerLink { listener: Address { lane: cx.lane(), actor: cx.id() }, number };
-        let exports = Arc::clone(&self.exports);
-        cx.spawn_on(lane, move || Box::new(Connection::new(raw, exports, link)));
+        let (exports, tls) = (Arc::clone(&self.exports), self.tls.clone());
+        cx.spawn_on(lane, move || Box::new(Connection::new(raw, exports, tls, link)));
     }
 
     fn tell_all(&self, wish: impl Fn() -> ConnectionWish, cx: &mut ActorCx<'_>) {

@@ -76,6 +76,8 @@ pub const REP_META_CONTEXT: u32 = 4;
 pub const REP_ERR_UNSUP: u32 = (1 << 31) + 1;
 /// Option error: malformed.
 pub const REP_ERR_INVALID: u32 = (1 << 31) + 3;
+/// Option error: TLS has to be used first.
+pub const REP_ERR_TLS_REQD: u32 = (1 << 31) + 5;
 /// Option error: no such export.
 pub const REP_ERR_UNKNOWN: u32 = (1 << 31) + 6;
 /// Option error: the server is shutting down.

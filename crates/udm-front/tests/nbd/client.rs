@@ -92,6 +92,11 @@ impl<S: Read + Write> Client<S> {
     /// Shakes hands and chooses an export.
     pub(crate) fn new(mut stream: S, style: Style, export: &str) -> Client<S> {
         greet(&mut stream);
+        Client::secured(stream, style, export)
+    }
+
+    /// Chooses an export; the greeting was exchanged before TLS began.
+    pub(crate) fn secured(mut stream: S, style: Style, export: &str) -> Client<S> {
         let mut name = (export.len() as u32).to_be_bytes().to_vec();
         name.extend(export.as_bytes());
         match style {

@@ -1,7 +1,9 @@
 //! The NBD server on real lanes: clients of every style, both drivers, hostile ends.
 
+mod certs;
 mod client;
 mod rig;
+mod tls;
 
 use client::{
     BLOCK_STATUS, CACHE, Client, DISC, FLUSH, READ, STYLES, Style, TRIM, WRITE, WRITE_ZEROES,

@@ -18,6 +18,7 @@ use udm_core::table::{DeviceRef, DeviceResolver, TableBuilder, parse_table};
 use udm_core::{Engine, LaneMessage, UserError};
 use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, spawn_lane};
 use udm_front::nbd::server::{Export, Listener, ListenerOrder};
+use udm_front::nbd::tls::TlsSettings;
 use udm_lane::{Mailbox, mailbox};
 use udm_lower::LowerRegistry;
 use udm_types::{ActorId, DeviceId, DmName, LaneId, Nanos};
@@ -149,21 +150,28 @@ impl Rig {
     pub(crate) fn serve(&self, exports: Vec<Export>) -> Served {
         let path = self.folder.path().join(format!("{}.sock", exports.len()));
         let socket = listen_unix(&path, SOCKET_MODE_DEFAULT).expect("a socket");
-        Served { path, actor: self.install(socket, exports) }
+        Served { path, actor: self.install(socket, exports, None) }
+    }
+
+    /// As `serve`, for clients that speak TLS.
+    pub(crate) fn serve_tls(&self, exports: Vec<Export>, tls: TlsSettings) -> Served {
+        let path = self.folder.path().join("tls.sock");
+        let socket = listen_unix(&path, SOCKET_MODE_DEFAULT).expect("a socket");
+        Served { path, actor: self.install(socket, exports, Some(tls)) }
     }
 
     /// Starts a listener for these exports on a free TCP port.
     pub(crate) fn serve_tcp(&self, exports: Vec<Export>) -> SocketAddr {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (socket, address) = listen_tcp(any).expect("a socket");
-        self.install(socket, exports);
+        self.install(socket, exports, None);
         address
     }
 
-    fn install(&self, socket: OwnedFd, exports: Vec<Export>) -> ActorId {
+    fn install(&self, socket: OwnedFd, exports: Vec<Export>, tls: Option<TlsSettings>) -> ActorId {
         let (out, actor) = channel();
         let install = move |engine: &mut Engine| {
-            let actor = engine.spawn_actor(Box::new(Listener::new(socket, exports)));
+            let actor = engine.spawn_actor(Box::new(Listener::new(socket, exports).with_tls(tls)));
             out.send(actor).expect("the test waits");
         };
         self.tell(LaneId(0), LaneMessage::Run(Box::new(install)));

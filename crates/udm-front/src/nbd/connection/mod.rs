@@ -15,9 +15,13 @@
 //!      +---------------------+--- breach, socket error, cut ---------+------------------> Gone
 //! ```
 //!
+//! With TLS, which a client begins in the handshake, `secured` stands between the socket and the
+//! inbox, and between the outbox and the socket; nothing else knows of it.
+//!
 //! The tricky case is a client that dies while the device is suspended: its bios may be held for
 //! hours. The socket is closed at once; the actor stays as a shell until they come back.
 
+mod secured;
 mod work;
 
 use super::export::{ExportDescription, ExportList};
@@ -27,7 +31,9 @@ use super::outbox::Outbox;
 use super::requests::Requests;
 use super::server::{ConnectionOrder, ConnectionWish, Export, ListenerLink};
 use super::session::{Command, Session};
+use super::tls::TlsSettings;
 use super::wire::HeaderStyle;
+use secured::Secured;
 use std::any::Any;
 use std::sync::Arc;
 use udm_core::actor::{Actor, ActorCx, DeviceNotice};
@@ -64,6 +70,9 @@ pub(super) struct Connection {
     handle: Option<Handle>,
     exports: Arc<[Export]>,
     listener: ListenerLink,
+    tls: Option<TlsSettings>,
+    /// Once the client has begun TLS.
+    secured: Option<Box<Secured>>,
     stage: Stage,
     /// What the client chose.
     chosen: Option<Chosen>,
@@ -134,14 +143,18 @@ impl Connection {
     pub(super) fn new(
         raw: RawHandle,
         exports: Arc<[Export]>,
+        tls: Option<TlsSettings>,
         listener: ListenerLink,
     ) -> Connection {
+        let negotiation = Negotiation::new(TlsSettings::policy(tls.as_ref()));
         Connection {
             raw: Some(raw),
             handle: None,
             exports,
             listener,
-            stage: Stage::Negotiating(Negotiation::new()),
+            tls,
+            secured: None,
+            stage: Stage::Negotiating(negotiation),
             chosen: None,
             inbox: None,
             outbox: Outbox::default(),
@@ -201,6 +214,7 @@ impl Connection {
         match progress {
             Progress::NeedMore => return false,
             Progress::Continue => {}
+            Progress::StartTls => self.start_tls(cx),
             Progress::Agreed(agreed) => self.serve(&agreed),
             Progress::Ended(EndReason::Aborted) => self.stage = Stage::Draining,
             Progress::Ended(
@@ -233,7 +247,9 @@ impl Connection {
     /// Starts the next send and the next receive; closes when all is said.
     fn move_on(&mut self, cx: &mut ActorCx<'_>) {
         let Some(handle) = self.handle else { return };
-        if !self.sending
+        if self.secured.is_some() {
+            self.seal_replies(cx);
+        } else if !self.sending
             && let Some(payload) = self.outbox.next_send()
         {
             self.sending = true;
@@ -242,7 +258,8 @@ impl Connection {
         match self.stage {
             Stage::Negotiating(_) | Stage::Serving(_) => self.receive(handle, cx),
             Stage::Draining => {
-                if self.requests.len() == 0 && self.outbox.is_idle() {
+                let is_answered = self.requests.len() == 0 && self.outbox.is_idle();
+                if (is_answered || self.is_broken()) && self.is_all_sealed_sent(cx) {
                     self.hang_up(cx);
                 }
             }
@@ -255,6 +272,7 @@ impl Connection {
             return;
         }
         let segment = match (&self.incoming, &mut self.inbox) {
+            _ if self.secured.is_some() => self.room_for_records(),
             (Some(IncomingWrite::Owned { payload, filled, .. }), _) => rest_of(payload, *filled),
             (None | Some(IncomingWrite::Inline(_)), Some(inbox)) => inbox.room(cx.bufs()),
             (None | Some(IncomingWrite::Inline(_)), None) => None,
@@ -270,6 +288,9 @@ impl Connection {
         // Let go of the memory before anybody asks whether it is free.
         drop(completion.payload);
         match completion.result {
+            Ok(len) if len > 0 && self.secured.is_some() => {
+                self.received_records(len as usize, cx);
+            }
             Ok(0) => match self.stage {
                 // The client closed, or said all it wants to say. It may still read answers.
                 Stage::Negotiating(_) | Stage::Serving(_) => self.stage = Stage::Draining,
@@ -291,6 +312,9 @@ impl Connection {
     fn sent(&mut self, completion: Completion, cx: &mut ActorCx<'_>) {
         self.sending = false;
         let Ok(len) = completion.result else { return self.hang_up(cx) };
+        if self.secured.as_ref().is_some_and(|secured| secured.has_begun()) {
+            return self.sent_records(len as usize, completion.payload, cx);
+        }
         let rest = self.outbox.sent(len as usize, completion.payload, cx.bufs());
         if let (Some(payload), Some(handle)) = (rest, self.handle) {
             self.sending = true;
@@ -305,6 +329,7 @@ impl Connection {
         cx.driver().shutdown(handle);
         cx.driver().close(handle);
         self.incoming = None;
+        self.release_tls(cx);
         self.outbox.release(cx.bufs());
         if let Some(mut inbox) = self.inbox.take() {
             inbox.release(cx.bufs());
@@ -391,16 +416,23 @@ impl Actor for Connection {
 
     fn on_timer(&mut self, token: u64, cx: &mut ActorCx<'_>) {
         // It may be the timer of an earlier actor of this id.
-        if let Stage::Negotiating(_) = self.stage
-            && token == self.handshake_until.0
-        {
-            self.hang_up(cx);
+        if token != self.handshake_until.0 {
+            return;
+        }
+        match self.stage {
+            Stage::Negotiating(_) => self.hang_up(cx),
+            Stage::Draining if self.is_broken() => self.hang_up(cx),
+            Stage::Serving(_) | Stage::Draining | Stage::Gone => {}
         }
     }
 
     fn on_turn_end(&mut self, cx: &mut ActorCx<'_>) {
         // The rest of what was received; also what a bound held back may go on now.
         self.take_requests(usize::MAX, cx);
+        while self.open_records(cx) {
+            self.take_requests(usize::MAX, cx);
+        }
+        self.end_if_said();
         self.move_on(cx);
     }
 

@@ -11,7 +11,7 @@
 //! ```text
 //! ClientFlags --4 bytes--> Options --GO, EXPORT_NAME--> Agreed
 //!      |                   |    ^
-//!      |                   |    +-- any other option
+//!      |                   |    +-- any other option; STARTTLS: as new, but secured
 //!      +---- bad flags ----+--------- ABORT, breach --> Ended
 //! ```
 //!
@@ -29,8 +29,8 @@ use super::wire::{
     INFO_DESCRIPTION, INFO_EXPORT, INFO_NAME, OPT_ABORT, OPT_EXPORT_NAME, OPT_EXTENDED_HEADERS,
     OPT_GO, OPT_INFO, OPT_LIST, OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT, OPT_STARTTLS,
     OPT_STRUCTURED_REPLY, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionHead, OptionReplyHead, REP_ACK,
-    REP_ERR_EXT_HEADER_REQD, REP_ERR_INVALID, REP_ERR_SHUTDOWN, REP_ERR_UNKNOWN, REP_ERR_UNSUP,
-    REP_INFO, REP_META_CONTEXT, REP_SERVER,
+    REP_ERR_EXT_HEADER_REQD, REP_ERR_INVALID, REP_ERR_SHUTDOWN, REP_ERR_TLS_REQD, REP_ERR_UNKNOWN,
+    REP_ERR_UNSUP, REP_INFO, REP_META_CONTEXT, REP_SERVER,
 };
 use options::{InfoRequest, MetaRequest};
 use zerocopy::{FromBytes, IntoBytes};
@@ -85,6 +85,17 @@ pub enum EndReason {
     OutOfPlace(u32),
 }
 
+/// What a handshake does about TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsPolicy {
+    /// There is none.
+    Off,
+    /// The client may begin it.
+    Allowed,
+    /// Nothing else is answered before the client has begun it.
+    Required,
+}
+
 /// How far the handshake has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -92,6 +103,9 @@ pub enum Progress {
     NeedMore,
     /// An option was answered; step again.
     Continue,
+    /// STARTTLS was answered: TLS begins with the next byte. Bytes that were received already are
+    /// not the client's, which waits for the answer; end the connection if there are any.
+    StartTls,
     /// Done: the transmission phase begins with the next byte.
     Agreed(Box<Agreed>),
     /// Over. Send what was appended, then close.
@@ -107,6 +121,9 @@ pub struct Negotiation {
     allocation_for: Option<String>,
     options_seen: u32,
     shutting_down: bool,
+    tls: TlsPolicy,
+    /// Everything goes through TLS.
+    is_secured: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,21 +136,17 @@ enum Stage {
     Ended(EndReason),
 }
 
-impl Default for Negotiation {
-    fn default() -> Self {
-        Negotiation::new()
-    }
-}
-
 impl Negotiation {
     /// A handshake whose greeting has been sent.
-    pub fn new() -> Negotiation {
+    pub fn new(tls: TlsPolicy) -> Negotiation {
         Negotiation {
             stage: Stage::ClientFlags,
             style: HeaderStyle::Simple,
             allocation_for: None,
             options_seen: 0,
             shutting_down: false,
+            tls,
+            is_secured: false,
         }
     }
 
@@ -216,12 +229,18 @@ impl Negotiation {
         mut answer: Answer<'_>,
     ) -> Progress {
         match option {
-            OPT_EXPORT_NAME => return self.export_name(body, client, exports, answer.out),
             OPT_ABORT => {
                 answer.ack();
                 return Progress::Ended(EndReason::Aborted);
             }
+            // It has no error reply.
+            OPT_EXPORT_NAME if self.must_secure() => {
+                return Progress::Ended(EndReason::OutOfPlace(option));
+            }
+            OPT_EXPORT_NAME => return self.export_name(body, client, exports, answer.out),
             _ if self.shutting_down => answer.error(REP_ERR_SHUTDOWN, "server is shutting down"),
+            OPT_STARTTLS => return self.start_tls(body, &mut answer),
+            _ if self.must_secure() => answer.error(REP_ERR_TLS_REQD, "TLS comes first"),
             OPT_LIST => list(body, exports, &mut answer),
             OPT_INFO | OPT_GO => {
                 if let Some(export) = describe(body, self.style, exports, &mut answer)
@@ -234,8 +253,33 @@ impl Negotiation {
             OPT_EXTENDED_HEADERS => self.extended_headers(body, &mut answer),
             OPT_LIST_META_CONTEXT => self.list_contexts(body, exports, &mut answer),
             OPT_SET_META_CONTEXT => self.set_contexts(body, exports, &mut answer),
-            OPT_STARTTLS => answer.error(REP_ERR_UNSUP, "TLS is not supported"),
             _ => answer.error(REP_ERR_UNSUP, "unknown option"),
+        }
+        Progress::Continue
+    }
+
+    /// True if nothing may be said before TLS.
+    fn must_secure(&self) -> bool {
+        self.tls == TlsPolicy::Required && !self.is_secured
+    }
+
+    fn start_tls(&mut self, body: &[u8], answer: &mut Answer<'_>) -> Progress {
+        match self.tls {
+            TlsPolicy::Off => answer.error(REP_ERR_UNSUP, "TLS is not set up on this server"),
+            TlsPolicy::Allowed | TlsPolicy::Required if self.is_secured => {
+                answer.error(REP_ERR_INVALID, "TLS is in use already");
+            }
+            TlsPolicy::Allowed | TlsPolicy::Required if !body.is_empty() => {
+                answer.error(REP_ERR_INVALID, "the option takes no data");
+            }
+            TlsPolicy::Allowed | TlsPolicy::Required => {
+                answer.ack();
+                self.is_secured = true;
+                // What was agreed on before may have been said by somebody in between.
+                self.style = HeaderStyle::Simple;
+                self.allocation_for = None;
+                return Progress::StartTls;
+            }
         }
         Progress::Continue
     }

@@ -1,12 +1,14 @@
 //! Tests of the handshake: every option, both sides of every limit, hostile clients.
 
-use super::{Agreed, EndReason, Negotiation, OPTION_BYTES_MAX, OPTIONS_MAX, Progress, greeting};
+use super::{
+    Agreed, EndReason, Negotiation, OPTION_BYTES_MAX, OPTIONS_MAX, Progress, TlsPolicy, greeting,
+};
 use crate::nbd::export::{ExportDescription, ExportList};
 use crate::nbd::wire::{
     HeaderStyle, OPT_ABORT, OPT_EXPORT_NAME, OPT_EXTENDED_HEADERS, OPT_GO, OPT_INFO, OPT_LIST,
     OPT_LIST_META_CONTEXT, OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, REP_ACK,
-    REP_ERR_EXT_HEADER_REQD, REP_ERR_INVALID, REP_ERR_SHUTDOWN, REP_ERR_UNKNOWN, REP_ERR_UNSUP,
-    REP_INFO, REP_META_CONTEXT, REP_SERVER,
+    REP_ERR_EXT_HEADER_REQD, REP_ERR_INVALID, REP_ERR_SHUTDOWN, REP_ERR_TLS_REQD, REP_ERR_UNKNOWN,
+    REP_ERR_UNSUP, REP_INFO, REP_META_CONTEXT, REP_SERVER,
 };
 use udm_types::QueueLimits;
 
@@ -70,7 +72,7 @@ type Reply = (u32, u32, Vec<u8>);
 
 impl Client {
     fn new(exports: Exports) -> Client {
-        let mut client = Client { negotiation: Negotiation::new(), exports };
+        let mut client = Client { negotiation: Negotiation::new(TlsPolicy::Off), exports };
         assert_eq!(client.send(&3_u32.to_be_bytes()), (Vec::new(), Progress::Continue));
         client
     }
@@ -159,7 +161,7 @@ fn unknown_and_default_names() {
 #[test]
 fn export_name_with_and_without_padding() {
     for (flags, padding) in [(3_u32, 0), (1, 124), (0, 124), (2, 0)] {
-        let mut client = Client { negotiation: Negotiation::new(), exports: TWO };
+        let mut client = Client { negotiation: Negotiation::new(TlsPolicy::Off), exports: TWO };
         client.send(&flags.to_be_bytes());
         let (out, progress) = client.send(&option(OPT_EXPORT_NAME, b"vol"));
         assert_eq!(out.len(), 10 + padding, "client flags {flags}");
@@ -185,7 +187,7 @@ fn export_name_has_no_errors_so_it_ends() {
 
 #[test]
 fn a_client_without_fixed_newstyle_may_only_name_an_export() {
-    let mut client = Client { negotiation: Negotiation::new(), exports: TWO };
+    let mut client = Client { negotiation: Negotiation::new(TlsPolicy::Off), exports: TWO };
     client.send(&0_u32.to_be_bytes());
     assert_eq!(client.ask(OPT_LIST, b"").1, Progress::Ended(EndReason::OutOfPlace(OPT_LIST)));
 }
@@ -216,6 +218,38 @@ fn abort_is_acknowledged_and_ends_even_in_shutdown() {
         assert_eq!(progress, Progress::Ended(EndReason::Aborted));
         assert_eq!(client.send(b"").1, Progress::Ended(EndReason::Aborted), "for good");
     }
+}
+
+#[test]
+fn tls_comes_first_where_it_is_required() {
+    let mut client = Client::new(TWO);
+    client.negotiation = Negotiation::new(TlsPolicy::Required);
+    assert_eq!(client.send(&3_u32.to_be_bytes()).1, Progress::Continue);
+    for number in [OPT_LIST, OPT_STRUCTURED_REPLY, OPT_GO, 99] {
+        assert_eq!(client.only(number, b""), REP_ERR_TLS_REQD);
+    }
+    assert_eq!(client.only(OPT_STARTTLS, b"data"), REP_ERR_INVALID);
+    assert_eq!(client.ask(OPT_STARTTLS, b"").1, Progress::StartTls);
+    assert_eq!(client.only(OPT_STARTTLS, b""), REP_ERR_INVALID);
+    assert_eq!(client.go("vol").export.name, "vol");
+}
+
+#[test]
+fn tls_forgets_what_was_agreed_on() {
+    let mut client = Client::new(TWO);
+    client.negotiation = Negotiation::new(TlsPolicy::Allowed);
+    assert_eq!(client.send(&3_u32.to_be_bytes()).1, Progress::Continue);
+    assert_eq!(client.only(OPT_STRUCTURED_REPLY, b""), REP_ACK);
+    let select = meta_body("vol", &["base:allocation"]);
+    assert_eq!(client.ask(OPT_SET_META_CONTEXT, &select).0.len(), 2);
+    assert_eq!(client.ask(OPT_STARTTLS, b"").1, Progress::StartTls);
+    let agreed = client.go("vol");
+    assert!(agreed.style == HeaderStyle::Simple && !agreed.allocation_selected);
+    // Without fixed newstyle, and without TLS, there is no way to say what is missing.
+    let mut client = Client { negotiation: Negotiation::new(TlsPolicy::Required), exports: TWO };
+    assert_eq!(client.send(&0_u32.to_be_bytes()).1, Progress::Continue);
+    let progress = client.ask(OPT_EXPORT_NAME, b"vol").1;
+    assert_eq!(progress, Progress::Ended(EndReason::OutOfPlace(OPT_EXPORT_NAME)));
 }
 
 #[test]
@@ -344,7 +378,7 @@ fn a_server_shutting_down_says_so() {
 #[test]
 fn breaches_end_the_handshake() {
     for flags in [4_u32, u32::MAX, 1 << 16] {
-        let mut client = Client { negotiation: Negotiation::new(), exports: TWO };
+        let mut client = Client { negotiation: Negotiation::new(TlsPolicy::Off), exports: TWO };
         assert_eq!(
             client.send(&flags.to_be_bytes()).1,
             Progress::Ended(EndReason::UnknownClientFlags(flags))
