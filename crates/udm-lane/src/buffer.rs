@@ -97,11 +97,23 @@ impl Buf {
         Arc::strong_count(&self.memory) == 1
     }
 
-    /// The bytes as a slice, if this is the only handle.
+    /// True if the memory is our own and this is the only handle: [`Buf::get_mut`] gives it.
+    #[inline]
+    pub fn is_own(&self) -> bool {
+        self.is_unique() && !matches!(self.memory.owner, Owner::External(_))
+    }
+
+    /// The bytes as a slice, if this is the only handle and the memory is our own: a guest or
+    /// another process may write into other memory at any time.
+    #[inline]
     pub fn get_mut(&mut self) -> Option<&mut [u8]> {
         let memory = Arc::get_mut(&mut self.memory)?;
-        // SAFETY: the range is valid for `len_bytes`, and `Arc::get_mut` proved that no other
-        // handle (and so no other accessor, drivers included) exists while the slice lives.
+        if matches!(memory.owner, Owner::External(_)) {
+            return None;
+        }
+        // SAFETY: the range is valid for `len_bytes`, was allocated here, and `Arc::get_mut` proved
+        // that no other handle (and so no other accessor, drivers included) exists while the slice
+        // lives.
         Some(unsafe { core::slice::from_raw_parts_mut(memory.start.as_ptr(), memory.len_bytes) })
     }
 
@@ -187,6 +199,8 @@ impl fmt::Debug for Buf {
 #[cfg(test)]
 mod tests {
     use super::{BUF_ALIGN_BYTES, Buf};
+    use alloc::boxed::Box;
+    use core::ptr::NonNull;
 
     #[test]
     fn memory_is_aligned_zeroed_and_copied() {
@@ -211,6 +225,19 @@ mod tests {
         assert!(!buf.is_unique());
         drop(clone);
         assert_eq!(buf.get_mut().map(|slice| slice.len()), Some(512));
+    }
+
+    #[test]
+    fn memory_of_others_gives_no_slice() {
+        let memory = Box::into_raw(Box::new([0_u8; 64]));
+        let start = NonNull::new(memory.cast()).unwrap();
+        // SAFETY: nobody frees the memory, and nobody has a reference into it.
+        let mut buf = unsafe { Buf::from_external(start, 64, Box::new(())) };
+        assert!(buf.is_unique() && !buf.is_own() && buf.get_mut().is_none());
+        buf.copy_in(60, &[1, 2, 3, 4]);
+        drop(buf);
+        // SAFETY: it came from a box, and the last handle is gone.
+        assert_eq!(unsafe { Box::from_raw(memory) }[60..], [1, 2, 3, 4]);
     }
 
     #[test]

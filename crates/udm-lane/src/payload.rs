@@ -146,6 +146,28 @@ impl Payload {
         });
     }
 
+    /// A range as a slice, if it lies in one segment whose buffer has no other handle: whoever
+    /// makes the data can make it in place.
+    ///
+    /// # Panics
+    /// If the range does not lie inside the payload.
+    pub fn slice_mut(&mut self, offset_bytes: u64, len_bytes: u64) -> Option<&mut [u8]> {
+        let end_bytes = offset_bytes.checked_add(len_bytes);
+        assert!(end_bytes.is_some_and(|end| end <= self.len_bytes), "past the payload's end");
+        let mut skip = offset_bytes;
+        for segment in self.inline.iter_mut().flatten().chain(self.spill.iter_mut()) {
+            let len = u64::from(segment.len_bytes);
+            if skip < len {
+                let start = segment.offset_bytes as usize + skip as usize;
+                let is_inside = skip + len_bytes <= len;
+                let bytes = is_inside.then(|| segment.buf.get_mut()).flatten()?;
+                return bytes.get_mut(start..start + len_bytes as usize);
+            }
+            skip -= len;
+        }
+        None
+    }
+
     /// Sets a range to `byte`.
     pub fn fill(&self, offset_bytes: u64, len_bytes: u64, byte: u8) {
         self.for_range(offset_bytes, len_bytes, |segment, start, len, _| {
@@ -235,5 +257,22 @@ mod tests {
     #[should_panic(expected = "payload access past its end")]
     fn a_slice_past_the_end_is_refused() {
         let _ = three_segments().slice(2000, 49);
+    }
+
+    #[test]
+    fn a_slice_needs_one_segment_without_other_handles() {
+        let mut payload = Payload::from_buf(Buf::alloc(100));
+        payload.push(Segment { offset_bytes: 4, len_bytes: 6, buf: Buf::alloc(16) });
+        payload.fill(0, 106, 7);
+        assert_eq!(payload.slice_mut(98, 4), None, "in two segments");
+        payload.slice_mut(101, 5).unwrap().copy_from_slice(&[1, 2, 3, 4, 5]);
+        let mut end = [0; 8];
+        payload.copy_out(98, &mut end);
+        assert_eq!(end, [7, 7, 7, 1, 2, 3, 4, 5]);
+        let other = payload.slice(0, 10);
+        assert_eq!(payload.slice_mut(20, 4), None, "somebody else has a handle");
+        assert!(payload.slice_mut(100, 6).is_some(), "of this one nobody has");
+        drop(other);
+        assert_eq!(payload.slice_mut(96, 4), Some(&mut [7; 4][..]));
     }
 }

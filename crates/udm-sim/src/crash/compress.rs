@@ -15,6 +15,8 @@ use crate::crash::subject::{
     Busy, CUT_TICKET, CrashSubject, Order, Request, Shape, Standing, Unresized,
 };
 use fastrand::Rng;
+use std::collections::BTreeMap;
+use udm_lane::{Buf, Payload};
 use udm_meta::Disk;
 use udm_targets::compress::codec::CoderChoice;
 use udm_targets::compress::format::{Codec, Defaults, Shape as FormatShape};
@@ -22,9 +24,9 @@ use udm_targets::compress::tools::check::{CheckRequest, check};
 use udm_targets::compress::tools::format::{FormatRequest, format};
 use udm_targets::compress::volume;
 use udm_targets::compress::volume::{
-    Event, NoSpace, Options, ResizeFault, Sizes, State, TICKET_OF_CUT, Volume,
+    Done, Event, NoSpace, Options, ResizeFault, Sizes, State, TICKET_OF_CUT, Volume,
 };
-use udm_types::{Nanos, Status};
+use udm_types::{Nanos, Op, Status};
 
 /// Blocks of a map page.
 const PAGE_BLOCKS: usize = 504;
@@ -56,6 +58,8 @@ pub(crate) struct Compress {
     refused: Option<ResizeFault>,
     /// What a shrink leaves of the disk; nothing for as little as possible.
     shrunk_disk_bytes: Option<u64>,
+    /// Where those who read want it, by ticket.
+    readers: BTreeMap<u64, Payload>,
 }
 
 impl CrashSubject for Compress {
@@ -132,7 +136,14 @@ impl CrashSubject for Compress {
     fn open(setup: &CompressSetup, disk: Disk, now: Nanos) -> Compress {
         let volume = Volume::open(disk, setup.options.clone(), now);
         let shrunk_disk_bytes = (!setup.shrinks_to_least).then_some(setup.shape.disk_len_bytes);
-        Compress { volume, is_told_to_stop: false, alarm: None, refused: None, shrunk_disk_bytes }
+        Compress {
+            volume,
+            is_told_to_stop: false,
+            alarm: None,
+            refused: None,
+            shrunk_disk_bytes,
+            readers: BTreeMap::new(),
+        }
     }
 
     fn standing(&self) -> Standing {
@@ -147,7 +158,13 @@ impl CrashSubject for Compress {
     }
 
     fn submit(&mut self, request: Request) {
-        let Request { ticket, op, flags, offset_bytes, len_bytes, payload } = request;
+        let Request { ticket, op, flags, offset_bytes, len_bytes, mut payload } = request;
+        if op == Op::Read && len_bytes > 0 {
+            // Memory that nobody else holds, as a front gives it: what is read is made in place.
+            let own = Payload::from_buf(Buf::alloc(len_bytes as usize));
+            own.fill(0, len_bytes, 0xee);
+            self.readers.insert(ticket, std::mem::replace(&mut payload, own));
+        }
         let request = volume::Request { ticket, op, flags, offset_bytes, len_bytes, payload };
         self.volume.submit(request);
     }
@@ -198,7 +215,15 @@ impl CrashSubject for Compress {
     }
 
     fn next_done(&mut self) -> Option<(u64, Status)> {
-        self.volume.next_done()
+        let Done { ticket, status, payload } = self.volume.next_done()?;
+        if let Some(reader) = self.readers.remove(&ticket) {
+            payload.for_range(0, payload.len_bytes(), |piece, start, len, done| {
+                let mut bytes = vec![0; len as usize];
+                piece.buf.copy_out((piece.offset_bytes + start) as usize, &mut bytes);
+                reader.copy_in(done as u64, &bytes);
+            });
+        }
+        Some((ticket, status))
     }
 
     fn next_resized(&mut self) -> Option<Result<(), Unresized>> {

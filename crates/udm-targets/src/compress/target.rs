@@ -26,7 +26,7 @@ use super::args::{Line, fits};
 use super::format::BLOCK_BYTES;
 use super::message::{Order, cannot_shrink};
 use super::status;
-use super::volume::{Event, Request, ResizeFault, Sizes, State, Volume};
+use super::volume::{Done, Event, Request, ResizeFault, Sizes, State, Volume};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -110,7 +110,7 @@ impl Compress {
     }
 
     /// A bio of any lane: becomes a request.
-    fn accept(&mut self, bio: BioBox, cx: &mut TargetCx<'_>) {
+    fn accept(&mut self, mut bio: BioBox, cx: &mut TargetCx<'_>) {
         if self.is_suspending && cx.noflush_suspending() {
             return cx.requeue(bio);
         }
@@ -131,19 +131,21 @@ impl Compress {
             flags: bio.flags,
             offset_bytes: offset_sectors << SECTOR_SHIFT,
             len_bytes: bio.len_sectors << SECTOR_SHIFT,
-            payload: bio.payload.clone(),
+            payload: core::mem::take(&mut bio.payload),
         });
         self.bios[place as usize] = Some(bio);
         cx.want_turn();
     }
 
     /// A request has ended.
-    fn finish(&mut self, ticket: u64, status: Status, cx: &mut TargetCx<'_>) {
+    fn finish(&mut self, done: Done, cx: &mut TargetCx<'_>) {
+        let Done { ticket, status, payload } = done;
         let place = ticket as usize;
-        let Some(bio) = self.bios.get_mut(place).and_then(Option::take) else {
+        let Some(mut bio) = self.bios.get_mut(place).and_then(Option::take) else {
             debug_assert!(false, "a request ends once");
             return;
         };
+        bio.payload = payload;
         self.free.push(place as u32);
         // Where no space is left, a larger device may be what the suspend is for.
         match status == Status::NoSpace && cx.noflush_suspending() {
@@ -182,8 +184,8 @@ impl Compress {
         while let Some(op) = self.disk.next_op() {
             self.start(op, cx);
         }
-        while let Some((ticket, status)) = self.volume.as_mut().and_then(Volume::next_done) {
-            self.finish(ticket, status, cx);
+        while let Some(done) = self.volume.as_mut().and_then(Volume::next_done) {
+            self.finish(done, cx);
         }
         while let Some(event) = self.volume.as_mut().and_then(Volume::next_event) {
             self.is_out_of_space = match event {
@@ -367,9 +369,10 @@ impl Target for Compress {
         let Some(volume) = &mut self.volume else { return };
         for (place, slot) in self.bios.iter_mut().enumerate() {
             if slot.is_some()
-                && volume.take_back(place as u64)
-                && let Some(bio) = slot.take()
+                && let Some(payload) = volume.take_back(place as u64)
+                && let Some(mut bio) = slot.take()
             {
+                bio.payload = payload;
                 self.free.push(place as u32);
                 cx.requeue(bio);
             }

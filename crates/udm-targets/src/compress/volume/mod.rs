@@ -59,7 +59,7 @@ use alloc::rc::Rc;
 use alloc::sync::Arc;
 use core::cell::{Cell, RefCell};
 use shared::{Core, Pending, Port};
-use udm_lane::{Executor, NoWake, TaskId};
+use udm_lane::{Executor, NoWake, Payload, TaskId};
 use udm_meta::Disk;
 use udm_types::{BioFlags, Nanos, Op, SECTOR_BYTES, Status};
 
@@ -138,41 +138,44 @@ impl Volume {
     pub fn submit(&mut self, request: Request) {
         match &self.core {
             Some(core) => {
-                let ticket = request.ticket;
                 let is_read = is_plain_read(core, &request);
                 if is_read && let Some(status) = serve_at_hand(core, &request) {
-                    self.port.done.borrow_mut().push_back((ticket, status));
-                    return;
+                    return self.port.end(request, status);
                 }
                 let core = Rc::clone(core);
+                let Request { ticket, op, flags, offset_bytes, len_bytes, payload } = request;
                 // A read's task is a good deal smaller than one that can do everything.
                 let task = match is_read {
-                    true => self.tasks.spawn(serve_read(core, request)),
-                    false => self.tasks.spawn(serve(core, request)),
+                    true => self.tasks.spawn(serve_read(core, ticket, offset_bytes, len_bytes)),
+                    false => {
+                        let payload = payload.clone();
+                        let request =
+                            Request { ticket, op, flags, offset_bytes, len_bytes, payload };
+                        self.tasks.spawn(serve(core, request))
+                    }
                 };
-                let pending = Pending { task, is_accepted: false };
+                let pending = Pending { task, is_accepted: false, payload };
                 self.port.pending.borrow_mut().insert(ticket, pending);
             }
             None => self.port.waiting.borrow_mut().push_back(request),
         }
     }
 
-    /// Takes a request back. True if it will not end any more: it was not accepted, and did
-    /// nothing; false if it has its place in the order, or has ended.
-    pub fn take_back(&mut self, ticket: u64) -> bool {
+    /// Takes a request back. It will not end any more: it was not accepted, and did nothing; this
+    /// is its payload. Nothing if it has its place in the order, or has ended.
+    pub fn take_back(&mut self, ticket: u64) -> Option<Payload> {
         let mut waiting = self.port.waiting.borrow_mut();
         if let Some(at) = waiting.iter().position(|request| request.ticket == ticket) {
-            waiting.remove(at);
-            return true;
+            return waiting.remove(at).map(|request| request.payload);
         }
         let mut pending = self.port.pending.borrow_mut();
         if pending.get(&ticket).is_none_or(|pending| pending.is_accepted) {
-            return false;
+            return None;
         }
-        let task = pending.remove(&ticket).map(|pending| pending.task);
+        let Pending { task, payload, .. } = pending.remove(&ticket)?;
         drop(pending);
-        task.into_iter().for_each(|task| self.tasks.abort(task));
-        true
+        self.tasks.abort(task);
+        Some(payload)
     }
 
     /// Does a slice of work. True if there is more to do at once.
@@ -209,7 +212,7 @@ impl Volume {
         if self.core.is_some() || is_failed {
             while let Some(request) = self.next_waiting() {
                 match is_failed {
-                    true => self.port.done.borrow_mut().push_back((request.ticket, Status::IoErr)),
+                    true => self.port.end(request, Status::IoErr),
                     false => self.submit(request),
                 }
             }
@@ -426,10 +429,10 @@ fn is_plain_read(core: &Core, request: &Request) -> bool {
 }
 
 /// Does a plain read.
-async fn serve_read(core: Rc<Core>, request: Request) {
-    let Request { ticket, offset_bytes, len_bytes, payload, .. } = request;
+async fn serve_read(core: Rc<Core>, ticket: u64, offset_bytes: u64, len_bytes: u64) {
     tally::add(&core.port.tally.read_bytes, len_bytes);
-    let status = read::read(&core, offset_bytes, &payload, read::From::Anywhere).await;
+    let target = read::Target::of_request(&core.port, ticket, offset_bytes, len_bytes);
+    let status = read::read(&core, &target).await;
     end(&core, ticket, status);
 }
 
@@ -445,8 +448,9 @@ fn is_valid(core: &Core, request: &Request) -> bool {
 
 /// A request with a task has ended.
 fn end(core: &Core, ticket: u64, status: Status) {
-    core.port.pending.borrow_mut().remove(&ticket);
-    core.port.done.borrow_mut().push_back((ticket, status));
+    let pending = core.port.pending.borrow_mut().remove(&ticket);
+    let payload = pending.map_or_else(Payload::empty, |pending| pending.payload);
+    core.port.done.borrow_mut().push_back(Done { ticket, status, payload });
 }
 
 /// Does one request.
@@ -472,9 +476,10 @@ async fn serve_inner(core: &Rc<Core>, request: &Request) -> Status {
         }
         Op::Read => {
             tally::add(&core.port.tally.read_bytes, request.len_bytes);
-            let from = read::From::Anywhere;
+            let Request { ticket, offset_bytes, len_bytes, .. } = *request;
+            let target = read::Target::of_request(&core.port, ticket, offset_bytes, len_bytes);
             // Rare here: a read with a flush before it.
-            Box::pin(read::read(core, request.offset_bytes, &request.payload, from)).await
+            Box::pin(read::read(core, &target)).await
         }
         Op::Write | Op::Discard | Op::WriteZeroes => write::write(core, request).await,
     }

@@ -96,7 +96,8 @@ pub struct Request {
     pub offset_bytes: u64,
     /// How long, a multiple of 512; 0 for a flush.
     pub len_bytes: u64,
-    /// The data, as long as the range, of reads and writes.
+    /// The data, as long as the range, of reads and writes. It comes back with the end; what a read
+    /// finds is made in place if nobody else has a handle on the memory.
     pub payload: Payload,
 }
 
@@ -185,7 +186,15 @@ pub enum Event {
 pub const TICKET_OF_CUT: u64 = u64::MAX;
 
 /// The end of a request.
-pub type Done = (u64, Status);
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// Which.
+    pub ticket: u64,
+    /// How it went.
+    pub status: Status,
+    /// The request's own; of a read that went well, with the data in it.
+    pub payload: Payload,
+}
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,7 +3,7 @@
 //! A read goes in steps of some blocks. Each step finds out in *one* step of the shared state where
 //! all its blocks are (after reading the map pages it misses), takes what is in memory and pins the
 //! segments of what is on the disk; then reads, adjacent extents in one operation, verifies, and
-//! decompresses into the caller's memory.
+//! decompresses into the caller's memory: in place where nobody else has a handle on it.
 //!
 //! Rules. Nothing is given out that was not verified: place, time and content. An extent that fails
 //! is read once more; then its blocks are an error, an event says so, and the rest is still read.
@@ -18,13 +18,14 @@ use super::cache::{ExtentKey, Fetching, key_of};
 use super::log::OpenBlock;
 use super::options::{Event, Trouble};
 use super::pages::Known;
-use super::shared::{Core, Pins};
+use super::shared::{Core, Pins, Port};
 use super::tally::add;
 use crate::compress::codec::fill_payload;
 use crate::compress::format::map::{KIND_MAP, MapExtent};
 use crate::compress::format::{BLOCK_BYTES, ExtentHead, MapEntry};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::ops::Range;
 use udm_lane::{Buf, Payload, yield_now};
 use udm_meta::Disk;
@@ -78,7 +79,7 @@ impl Bytes {
     fn of(payload: Payload) -> Bytes {
         let len = payload.len_bytes() as usize;
         let is_own = payload.segment_count() == 1
-            && payload.segments().all(|only| only.offset_bytes == 0 && only.buf.is_unique());
+            && payload.segments().all(|only| only.offset_bytes == 0 && only.buf.is_own());
         if !is_own {
             let mut bytes = alloc::vec![0; len];
             payload.copy_out(0, &mut bytes);
@@ -112,22 +113,15 @@ pub(super) enum From {
     Disk,
 }
 
-/// Reads `payload.len_bytes()` bytes from `offset_bytes` on.
-pub(super) async fn read(
-    core: &Rc<Core>,
-    offset_bytes: u64,
-    payload: &Payload,
-    from: From,
-) -> Status {
-    let end_bytes = offset_bytes + payload.len_bytes();
-    let end = end_bytes.div_ceil(BLOCK_BYTES);
-    let mut first = offset_bytes / BLOCK_BYTES;
+/// Reads what `target` wants.
+pub(super) async fn read(core: &Rc<Core>, target: &Target<'_>) -> Status {
+    let end = target.wanted.end_bytes.div_ceil(BLOCK_BYTES);
+    let mut first = target.wanted.offset_bytes / BLOCK_BYTES;
     let mut status = Status::Ok;
     while first < end {
         let blocks = first..end.min(first + STEP_BLOCKS);
         first = blocks.end;
-        let target = Target { offset_bytes, end_bytes, payload, from };
-        let step = read_step(core, blocks, &target).await;
+        let step = read_step(core, blocks, target).await;
         status = if status.is_ok() { step } else { status };
     }
     status
@@ -141,7 +135,7 @@ pub(super) fn read_at_hand(core: &Core, offset_bytes: u64, payload: &Payload) ->
     if blocks.end - blocks.start > AT_HAND_BLOCKS_MAX {
         return None;
     }
-    let target = Target { offset_bytes, end_bytes, payload, from: From::Anywhere };
+    let wanted = Wanted { offset_bytes, end_bytes };
     let mut live = core.live.borrow_mut();
     let mut unpacked = core.unpacked.borrow_mut();
     for block in blocks {
@@ -151,13 +145,15 @@ pub(super) fn read_at_hand(core: &Core, offset_bytes: u64, payload: &Payload) ->
         let Known::Word(word) = live.map.find(&core.geometry, block) else { return None };
         match Place::of_word(word) {
             Place::Fill(pattern) => {
-                let (at, _, len) = target.range(&(block..block + 1));
+                let (at, _, len) = wanted.range(&(block..block + 1));
                 fill_payload(payload, at, len, pattern);
             }
             Place::Extent(extent) => {
                 let bytes = unpacked.get(key_of(block, &extent))?;
-                let at = usize::from(extent.index) * BLOCK_BYTES as usize;
-                target.put(&(block..block + 1), bytes.get(at..at + BLOCK_BYTES as usize)?);
+                let from = usize::from(extent.index) * BLOCK_BYTES as usize;
+                let bytes = bytes.get(from..from + BLOCK_BYTES as usize)?;
+                let (at, skip, len) = wanted.range(&(block..block + 1));
+                payload.copy_in(at, &bytes[skip..skip + len as usize]);
             }
             Place::Poisoned | Place::Open { .. } => return None,
         }
@@ -167,35 +163,100 @@ pub(super) fn read_at_hand(core: &Core, offset_bytes: u64, payload: &Payload) ->
 
 /// Reads one block into memory.
 pub(super) async fn read_block(core: &Rc<Core>, block: u64) -> Result<Vec<u8>, Status> {
-    let payload = Payload::from_buf(Buf::alloc(BLOCK_BYTES as usize));
-    let status = read(core, block * BLOCK_BYTES, &payload, From::Anywhere).await;
+    let place = RefCell::new(Payload::from_buf(Buf::alloc(BLOCK_BYTES as usize)));
+    let target = Target::own(&place, block * BLOCK_BYTES, From::Anywhere);
+    let status = read(core, &target).await;
     let mut bytes = alloc::vec![0; BLOCK_BYTES as usize];
-    payload.copy_out(0, &mut bytes);
+    place.borrow().copy_out(0, &mut bytes);
     if status.is_ok() { Ok(bytes) } else { Err(status) }
 }
 
-/// What the caller wants, and where it goes.
-struct Target<'a> {
+/// The bytes that somebody wants.
+#[derive(Clone, Copy)]
+struct Wanted {
     offset_bytes: u64,
     end_bytes: u64,
-    payload: &'a Payload,
+}
+
+/// What the caller wants, and where it goes.
+pub(super) struct Target<'a> {
+    wanted: Wanted,
+    memory: Memory<'a>,
     from: From,
 }
 
-impl Target<'_> {
-    /// The bytes of `blocks` that the caller wants: where in the payload, how many to skip in the
-    /// blocks, and how many.
+/// Whose memory it goes to.
+enum Memory<'a> {
+    /// A request's. It stays with the request, since a task may end at any `await`.
+    Request(&'a Port, u64),
+    /// The caller's.
+    Own(&'a RefCell<Payload>),
+}
+
+impl Wanted {
+    /// The bytes of `blocks` that are wanted: where in the payload, how many to skip in the blocks,
+    /// and how many.
     fn range(&self, blocks: &Range<u64>) -> (u64, usize, u64) {
         let from = (blocks.start * BLOCK_BYTES).max(self.offset_bytes);
         let to = (blocks.end * BLOCK_BYTES).min(self.end_bytes);
         let skip = from - blocks.start * BLOCK_BYTES;
         (from - self.offset_bytes, skip as usize, to - from)
     }
+}
+
+impl<'a> Target<'a> {
+    /// What a request with a task wants.
+    pub(super) fn of_request(
+        port: &'a Port,
+        ticket: u64,
+        offset_bytes: u64,
+        len_bytes: u64,
+    ) -> Target<'a> {
+        let wanted = Wanted { offset_bytes, end_bytes: offset_bytes + len_bytes };
+        Target { wanted, memory: Memory::Request(port, ticket), from: From::Anywhere }
+    }
+
+    /// As much as there is memory, from `offset_bytes` on.
+    pub(super) fn own(place: &'a RefCell<Payload>, offset_bytes: u64, from: From) -> Target<'a> {
+        let end_bytes = offset_bytes + place.borrow().len_bytes();
+        let wanted = Wanted { offset_bytes, end_bytes };
+        Target { wanted, memory: Memory::Own(place), from }
+    }
+
+    /// Something done with the memory; nothing if the request is gone.
+    fn with<T>(&self, what: impl FnOnce(&mut Payload) -> T) -> Option<T> {
+        match self.memory {
+            Memory::Own(place) => Some(what(&mut place.borrow_mut())),
+            Memory::Request(port, ticket) => {
+                let mut pending = port.pending.borrow_mut();
+                pending.get_mut(&ticket).map(|pending| what(&mut pending.payload))
+            }
+        }
+    }
 
     /// Copies what the caller wants of `blocks`, whose bytes are `bytes`.
     fn put(&self, blocks: &Range<u64>, bytes: &[u8]) {
-        let (at, skip, len) = self.range(blocks);
-        self.payload.copy_in(at, &bytes[skip..skip + len as usize]);
+        let (at, skip, len) = self.wanted.range(blocks);
+        self.with(|payload| payload.copy_in(at, &bytes[skip..skip + len as usize]));
+    }
+
+    /// Fills what the caller wants of `blocks` with one word.
+    fn fill(&self, blocks: &Range<u64>, pattern: u32) {
+        let (at, _, len) = self.wanted.range(blocks);
+        self.with(|payload| fill_payload(payload, at, len, pattern));
+    }
+
+    /// The memory that `blocks` go to, if all of them are wanted and nobody else has it.
+    fn make_in_place<T>(
+        &self,
+        blocks: &Range<u64>,
+        make: impl FnOnce(&mut [u8]) -> T,
+    ) -> Option<T> {
+        let (at, _, len) = self.wanted.range(blocks);
+        if len < (blocks.end - blocks.start) * BLOCK_BYTES {
+            return None;
+        }
+        self.with(|payload| payload.slice_mut(at, len).map(make)).flatten()
     }
 }
 
@@ -218,8 +279,7 @@ async fn read_step(core: &Rc<Core>, blocks: Range<u64>, target: &Target<'_>) -> 
         let step = match &part.source {
             Source::Disk(_) => continue,
             Source::Fill(pattern) => {
-                let (at, _, len) = target.range(&part.blocks);
-                fill_payload(target.payload, at, len, *pattern);
+                target.fill(&part.blocks, *pattern);
                 Ok(())
             }
             Source::Poisoned => Err(Status::Medium),
@@ -325,6 +385,12 @@ fn decode(
     let count = part.blocks.end - first;
     if !is_meant || u64::from(index) + count > u64::from(head.blocks) {
         return Err(());
+    }
+    if count == u64::from(head.blocks) {
+        let make = |room: &mut [u8]| core.coder.borrow_mut().unpack(head.codec, payload, room);
+        if let Some(made) = target.make_in_place(&part.blocks, make) {
+            return made.map_err(|_bad| ());
+        }
     }
     let mut room = core.room_for_blocks(head.logical_bytes() as usize);
     let unpacked = core.coder.borrow_mut().unpack(head.codec, payload, &mut room);

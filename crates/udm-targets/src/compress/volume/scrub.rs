@@ -7,11 +7,12 @@
 //! The tricky case is a block that changes meanwhile: whatever is there when its step comes is
 //! verified, newer data was written a moment ago.
 
-use super::read::{From, read};
+use super::read::{From, Target, read};
 use super::shared::Core;
 use super::tally::add;
 use crate::compress::format::BLOCK_BYTES;
 use alloc::rc::Rc;
+use core::cell::RefCell;
 use udm_lane::{Buf, Payload, yield_now};
 
 /// Blocks of one step.
@@ -41,8 +42,9 @@ pub(super) async fn scrubber(core: Rc<Core>) {
         let whole = room.get_or_insert_with(|| {
             Payload::from_buf(Buf::alloc((STEP_BLOCKS * BLOCK_BYTES) as usize))
         });
-        let payload = whole.slice(0, (end - first) * BLOCK_BYTES);
-        let status = read(&core, first * BLOCK_BYTES, &payload, From::Disk).await;
+        let place = RefCell::new(whole.slice(0, (end - first) * BLOCK_BYTES));
+        let target = Target::own(&place, first * BLOCK_BYTES, From::Disk);
+        let status = read(&core, &target).await;
         add(&core.port.tally.scrubbed_blocks, end - first);
         add(&core.port.tally.scrub_errors, u64::from(!status.is_ok()));
         core.live.borrow_mut().scrub_at = Some(end);

@@ -28,7 +28,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::ops::Range;
-use udm_lane::TaskId;
+use udm_lane::{Payload, TaskId};
 use udm_meta::Disk;
 use udm_meta::page::{PAGE_PAIR_BYTES, PageRegions};
 use udm_meta::record::RecordRules;
@@ -62,6 +62,8 @@ pub(super) struct Port {
 pub(super) struct Pending {
     pub(super) task: TaskId,
     pub(super) is_accepted: bool,
+    /// What the host gets back. Reads put their data into it, in steps without an `await`.
+    pub(super) payload: Payload,
 }
 
 /// The volume proper.
@@ -177,6 +179,12 @@ impl Port {
         if self.options.tells_accepts {
             self.accepted.borrow_mut().push_back(ticket);
         }
+    }
+
+    /// A request without a task has ended.
+    pub(super) fn end(&self, request: Request, status: Status) {
+        let Request { ticket, payload, .. } = request;
+        self.done.borrow_mut().push_back(Done { ticket, status, payload });
     }
 
     /// Tells the host.

@@ -273,7 +273,7 @@ fn what_was_not_accepted_can_be_taken_back() {
     let options = Options { buffer_bytes: 64 << 10, ..Options::default() };
     let mut world = World::open(formatted(tiny_shape(), 40, 600), options);
     let early = world.submit_write(0, &data(1, 1), BioFlags::empty());
-    assert!(world.volume.take_back(early), "the volume does not serve yet");
+    assert!(world.volume.take_back(early).is_some(), "the volume does not serve yet");
     world.run();
     world.is_stalled = true;
     let tickets: alloc::vec::Vec<u64> = (0..8)
@@ -283,8 +283,8 @@ fn what_was_not_accepted_can_be_taken_back() {
     let waiting: alloc::vec::Vec<u64> =
         tickets.iter().copied().filter(|ticket| !world.done.contains_key(ticket)).collect();
     assert!(!waiting.is_empty() && waiting.len() < 8, "{waiting:?}");
-    assert!(!world.volume.take_back(tickets[0]), "it has ended");
-    assert!(waiting.iter().all(|ticket| world.volume.take_back(*ticket)));
+    assert!(world.volume.take_back(tickets[0]).is_none(), "it has ended");
+    assert!(waiting.iter().all(|ticket| world.volume.take_back(*ticket).is_some()));
     world.is_stalled = false;
     world.run();
     assert!(waiting.iter().all(|ticket| !world.done.contains_key(ticket)));
@@ -294,7 +294,7 @@ fn what_was_not_accepted_can_be_taken_back() {
     world.is_stalled = true;
     let flagged = world.submit_write(0, &data(1, 5), BioFlags::FUA);
     world.run();
-    assert!(!world.volume.take_back(flagged));
+    assert!(world.volume.take_back(flagged).is_none());
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn a_stop_waits_for_the_flush_of_somebody_who_was_taken_back() {
         flushes.push(world.submit_op(Op::Flush, 0, 0));
         world.run();
     }
-    assert!(flushes.iter().all(|ticket| world.volume.take_back(*ticket)));
+    assert!(flushes.iter().all(|ticket| world.volume.take_back(*ticket).is_some()));
     world.volume.request_stop(false);
     world.run();
     assert!(!world.volume.is_stopped(), "a flush is on its way below");

@@ -4,7 +4,7 @@ use crate::compress::codec::CoderChoice;
 use crate::compress::format::{Codec, Defaults, Shape};
 use crate::compress::tools::check::{CheckReport, CheckRequest, check};
 use crate::compress::tools::format::{FormatRequest, format};
-use crate::compress::volume::{Event, Options, Request, State, Volume};
+use crate::compress::volume::{Done, Event, Options, Request, State, Volume};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use udm_lane::{Buf, Payload};
@@ -79,6 +79,8 @@ pub(super) struct World {
     pub(super) media: Media,
     pub(super) now: Nanos,
     pub(super) ops: Ops,
+    /// What ended requests gave back.
+    pub(super) payloads: BTreeMap<u64, Payload>,
     pub(super) done: BTreeMap<u64, Status>,
     pub(super) events: Vec<Event>,
     pub(super) script: Option<Script>,
@@ -140,6 +142,7 @@ impl World {
             now: Nanos(1),
             ops: Ops::default(),
             done: BTreeMap::new(),
+            payloads: BTreeMap::new(),
             events: Vec::new(),
             script: None,
             budget: u64::MAX,
@@ -167,7 +170,8 @@ impl World {
     pub(super) fn run(&mut self) -> bool {
         loop {
             let more = self.volume.turn(self.now);
-            while let Some((ticket, status)) = self.volume.next_done() {
+            while let Some(Done { ticket, status, payload }) = self.volume.next_done() {
+                self.payloads.insert(ticket, payload);
                 let before = self.done.insert(ticket, status);
                 assert_eq!(before, None, "request {ticket} ended twice");
             }
@@ -307,10 +311,10 @@ impl World {
         let payload = Payload::from_buf(Buf::alloc(len_bytes as usize));
         payload.fill(0, len_bytes, 0xee);
         let flags = BioFlags::empty();
-        let ticket = self.submit_with(Op::Read, flags, offset_bytes, payload.clone(), len_bytes);
+        let ticket = self.submit_with(Op::Read, flags, offset_bytes, payload, len_bytes);
         let status = self.end(ticket).expect("a read ends");
         let mut data = alloc::vec![0; len_bytes as usize];
-        payload.copy_out(0, &mut data);
+        self.payloads[&ticket].copy_out(0, &mut data);
         if status.is_ok() { Ok(data) } else { Err(status) }
     }
 

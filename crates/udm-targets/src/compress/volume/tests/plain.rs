@@ -58,8 +58,8 @@ impl Plain {
     /// One turn; true if anything moved.
     fn turn(&mut self) -> bool {
         let mut has_moved = self.volume.turn(Nanos(1));
-        while let Some((_, status)) = self.volume.next_done() {
-            assert_eq!(status, Status::Ok);
+        while let Some(done) = self.volume.next_done() {
+            assert_eq!(done.status, Status::Ok);
             self.under_way -= 1;
             has_moved = true;
         }
