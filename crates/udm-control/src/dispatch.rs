@@ -158,14 +158,11 @@ impl Control<'_> {
             }),
             "Events" => self.answer(Self::events),
             "Export" => self.answer(Self::export),
-            "Unexport" => self.answer(|this, call: api::Unexport| {
-                this.ops.unexport(&call.name)?;
-                this.ops.settle(None)?;
-                Ok(api::Empty {})
-            }),
+            "Unexport" => self.answer(Self::unexport),
             "Exports" => self.answer(|this, _: api::Exports| {
                 Ok(api::ExportsAnswer { exports: this.ops.exports() })
             }),
+            "Node" => self.answer(Self::node),
             "Paths" => self.answer(|this, call: api::Paths| {
                 let device = call.device.map(|device| device.key()).transpose()?;
                 Ok(api::PathsAnswer { paths: this.ops.paths(device.as_ref())? })
@@ -372,6 +369,24 @@ impl Control<'_> {
                 return Ok(answer);
             }
         }
+    }
+
+    fn unexport(&mut self, call: api::Unexport) -> Result<api::Empty, UserError> {
+        self.ops.unexport(&call.name)?;
+        self.ops.settle(None)?;
+        Ok(api::Empty {})
+    }
+
+    fn node(&mut self, call: api::Node) -> Result<api::NodeAnswer, UserError> {
+        let request = Request::Status { device: call.device.key()? };
+        let Reply::Done(Some(device)) = self.asker.ask(request, None)? else {
+            return Ok(api::NodeAnswer::default());
+        };
+        let found = self.ops.nodes().into_iter().find(|node| node.minor == device.minor);
+        Ok(found.map_or_else(api::NodeAnswer::default, |node| {
+            let (major, minor) = node.number.unzip();
+            api::NodeAnswer { path: Some(node.path), major, minor }
+        }))
     }
 
     fn dm_ioctl(&mut self, call: api::DmIoctl) -> Result<api::DmIoctlAnswer, UserError> {

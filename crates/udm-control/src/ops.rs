@@ -27,6 +27,17 @@ pub struct ExportOrder {
     pub read_only: bool,
 }
 
+/// Where a mapped device can be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceNode {
+    /// The mapped device's minor number.
+    pub minor: u32,
+    /// A block device of the kernel's if there is one on it, else a file with the device's bytes.
+    pub path: String,
+    /// Major and minor number of that block device.
+    pub number: Option<(u32, u32)>,
+}
+
 /// A daemon as the control side sees it.
 pub trait ControlOps: Send + Sync {
     /// Hands a request to the life cycle; the sink is called once, from another thread.
@@ -91,6 +102,11 @@ pub trait ControlOps: Send + Sync {
 
     /// What is served where, ordered by name.
     fn exports(&self) -> Vec<ExportState>;
+
+    /// The mapped devices that can be opened somewhere, at most one place each.
+    fn nodes(&self) -> Vec<DeviceNode> {
+        Vec::new()
+    }
 
     /// The paths of one multipath device, or of all.
     ///

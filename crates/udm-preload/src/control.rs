@@ -22,7 +22,9 @@ use rustix::net::{
 };
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use udm_control::api::{DmIoctl, DmIoctlAnswer, DmPoll, Method, WireError};
+use udm_control::api::{
+    DmIoctl, DmIoctlAnswer, DmPoll, Method, Node, NodeAnswer, Selector, WireError,
+};
 use udm_control::wire::{Answer, Call, MessageReader, encode};
 use udm_control::{INTERFACE, base64, errno, ioctl};
 
@@ -218,12 +220,21 @@ fn receive(socket: BorrowedFd<'_>, interruptible: bool) -> Result<Vec<u8>, Errno
     }
 }
 
-/// Asks the daemon.
+/// Asks the daemon for an ioctl.
 fn ask(variables: Variables<'_>, command: u32, bytes: &[u8]) -> Result<DmIoctlAnswer, Errno> {
-    let socket = connected(variables, false, true)?;
     let call = DmIoctl { command, data: base64::encode(bytes) };
-    send_all(socket.as_fd(), &call_of(&call, false))?;
-    let message = receive(socket.as_fd(), ioctl::is_interruptible(command))?;
+    ask_method(variables, &call, ioctl::is_interruptible(command))
+}
+
+/// Asks the daemon.
+fn ask_method<M: Method>(
+    variables: Variables<'_>,
+    method: &M,
+    interruptible: bool,
+) -> Result<M::Answer, Errno> {
+    let socket = connected(variables, false, true)?;
+    send_all(socket.as_fd(), &call_of(method, false))?;
+    let message = receive(socket.as_fd(), interruptible)?;
     let answer: Answer = serde_json::from_slice(&message).map_err(|_| Errno::IO)?;
     if answer.error.is_some() {
         return Err(refusal(answer));
@@ -307,6 +318,20 @@ pub(crate) enum Key<'a> {
     Name(&'a [u8]),
     /// By minor number.
     Minor(u32),
+}
+
+/// The file or block device that is a mapped device.
+///
+/// # Errors
+/// `NOENT` without that device, `NXIO` if it is nowhere.
+pub(crate) fn path_of(variables: Variables<'_>, name: &[u8]) -> Result<String, Errno> {
+    let name = std::str::from_utf8(name).map_err(|_| Errno::NOENT)?;
+    let call = Node { device: Selector::name(name) };
+    let answer: NodeAnswer = ask_method(variables, &call, false).map_err(|error| match error {
+        Errno::NXIO => Errno::NOENT,
+        other => other,
+    })?;
+    answer.path.ok_or(Errno::NXIO)
 }
 
 /// Looks a device up. One without a table has no block device, as in the kernel: it is not there.

@@ -4,13 +4,15 @@
 //! files it reads about both. Variable arguments (`open`, `ioctl`) are taken as the fixed ones a
 //! caller may pass: on the machines this is for they come in the same registers.
 //!
-//! A device has no node that could be opened, since the kernel knows nothing of it. It looks as if
-//! there were one: `stat` shows its number, and making, removing or renaming it does nothing.
-//! Opening it fails with `ENXIO`.
+//! A device has no node, since the kernel knows nothing of it. It looks as if there were one:
+//! `stat` shows its number, and making, removing or renaming it does nothing. Opening it opens the
+//! file that the device is exported as, or the loop device on that file; if it is neither, it fails
+//! with `ENXIO`. Such a file tells its size as a block device does.
 //!
 //! The tricky case is a pointer that is bad: the kernel answers `EFAULT`, here the process dies as
 //! it would in any other library. Only null is told.
 
+use crate::blocks;
 use crate::control::{self, Buffer, Found, Key};
 use crate::files;
 use crate::next::interpose;
@@ -19,6 +21,7 @@ use libc::{
     DIR, FILE, c_char, c_int, c_uint, c_ulong, c_void, dev_t, gid_t, mode_t, size_t, uid_t,
 };
 use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
@@ -45,18 +48,39 @@ fn place_of<'a>(path: *const c_char) -> Option<Place<'a>> {
     }
     // SAFETY: every function here that takes a path demands a C string, as the function behind it
     // does, and it lives at least as long as the call, which is as long as what is made of it.
-    place(unsafe { CStr::from_ptr(path) }.to_bytes())
+    let path = unsafe { CStr::from_ptr(path) }.to_bytes();
+    // SAFETY: as in `variable`; it is only compared with the path, before anybody could change it.
+    let dev_dir = unsafe {
+        let value = libc::getenv(c"UDM_DEV_DIR".as_ptr());
+        if value.is_null() { None } else { Some(CStr::from_ptr(value).to_bytes()) }
+    };
+    place(path, dev_dir)
 }
 
 fn find_node(name: &[u8]) -> Result<Found, Errno> {
     control::find(&variable, Key::Name(name)).map_err(|_| Errno::NOENT)
 }
 
-fn open_place(place: Place<'_>, cloexec: bool) -> Result<OwnedFd, Errno> {
+/// Opens what stands for a device's node. The node is there already and has its size.
+fn open_node(name: &[u8], flags: c_int) -> Result<OwnedFd, Errno> {
+    // One without a table has no node.
+    find_node(name)?;
+    let path = control::path_of(&variable, name)?;
+    let of_a_new_file = libc::O_CREAT | libc::O_TRUNC;
+    let mut flags = OFlags::from_bits_retain((flags & !of_a_new_file).cast_unsigned());
+    if !path.starts_with("/dev/") {
+        // It claims a block device, and has no meaning for a file that is there.
+        flags.remove(OFlags::EXCL);
+    }
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+fn open_place(place: Place<'_>, flags: c_int) -> Result<OwnedFd, Errno> {
+    let cloexec = flags & libc::O_CLOEXEC != 0;
     match place {
         Place::Control => control::open(&variable, cloexec),
         Place::Folder => files::empty_folder(cloexec),
-        Place::Node(name) => find_node(name).and(Err(Errno::NXIO)),
+        Place::Node(name) => open_node(name, flags),
         Place::Devices | Place::Misc | Place::Sys(..) => {
             files::file_of(&files::content(&variable, place)?, cloexec)
         }
@@ -64,8 +88,7 @@ fn open_place(place: Place<'_>, cloexec: bool) -> Result<OwnedFd, Errno> {
 }
 
 fn open_ours(path: *const c_char, flags: c_int) -> Ours<c_int> {
-    let cloexec = flags & libc::O_CLOEXEC != 0;
-    place_of(path).map(|place| Ok(open_place(place, cloexec)?.into_raw_fd()))
+    place_of(path).map(|place| Ok(open_place(place, flags)?.into_raw_fd()))
 }
 
 interpose!(open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, -1,
@@ -83,19 +106,29 @@ interpose!(__openat_2(at: c_int, path: *const c_char, flags: c_int) -> c_int, -1
 interpose!(__openat64_2(at: c_int, path: *const c_char, flags: c_int) -> c_int, -1,
     open_ours(path, flags));
 
-fn fopen_ours(path: *const c_char) -> Ours<*mut FILE> {
+fn fopen_ours(path: *const c_char, mode: *const c_char) -> Ours<*mut FILE> {
     place_of(path).map(|place| {
-        let file = open_place(place, true)?.into_raw_fd();
+        if mode.is_null() {
+            return Err(Errno::INVAL);
+        }
+        // SAFETY: `fopen` demands a C string.
+        let words = unsafe { CStr::from_ptr(mode) }.to_bytes();
+        let reads = !words.iter().any(|letter| matches!(letter, b'w' | b'a' | b'+'));
+        // What else is ours can only be read.
+        let writable = matches!(place, Place::Node(_)) && !reads;
+        let (access, mode) =
+            if writable { (libc::O_RDWR, mode) } else { (libc::O_RDONLY, c"r".as_ptr()) };
+        let file = open_place(place, access | libc::O_CLOEXEC)?.into_raw_fd();
         // SAFETY: the descriptor is ours and open, the mode a C string; the stream owns it now.
-        let stream = unsafe { libc::fdopen(file, c"r".as_ptr()) };
+        let stream = unsafe { libc::fdopen(file, mode) };
         if stream.is_null() { Err(Errno::NOMEM) } else { Ok(stream) }
     })
 }
 
 interpose!(fopen(path: *const c_char, mode: *const c_char) -> *mut FILE, null_mut(),
-    fopen_ours(path));
+    fopen_ours(path, mode));
 interpose!(fopen64(path: *const c_char, mode: *const c_char) -> *mut FILE, null_mut(),
-    fopen_ours(path));
+    fopen_ours(path, mode));
 
 interpose!(opendir(path: *const c_char) -> *mut DIR, null_mut(),
 place_of(path).map(|place| match place {
@@ -264,6 +297,25 @@ impl Buffer for Argument {
 fn ioctl_ours(fd: c_int, request: c_ulong, argument: *mut c_void) -> Ours<c_int> {
     // The kernel looks at the low 32 bits only.
     let request = request as u32;
+    if fd >= 0
+        && let Some(question) = blocks::question(request)
+    {
+        // SAFETY: as below.
+        let file = unsafe { BorrowedFd::borrow_raw(fd) };
+        return blocks::answer(file, question).map(|answer| {
+            if argument.is_null() {
+                return Err(Errno::FAULT);
+            }
+            // SAFETY: whoever asks this gives room for the answer, whose size the ioctl defines.
+            unsafe {
+                match answer {
+                    blocks::Answer::Int(value) => argument.cast::<u32>().write_unaligned(value),
+                    blocks::Answer::Long(value) => argument.cast::<u64>().write_unaligned(value),
+                }
+            }
+            Ok(0)
+        });
+    }
     if !control::is_dm(request) || fd < 0 {
         return None;
     }

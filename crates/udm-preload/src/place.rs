@@ -1,7 +1,8 @@
 //! Which paths are ours.
 //!
 //! Pure: bytes in, meaning out. Called for every path a process opens, so it looks at the first
-//! bytes first and allocates nothing.
+//! bytes first and allocates nothing. Where a folder of devices was named (`udm exec --dev-dir`),
+//! what it has in `mapper` is ours as well; the folder itself is a real one.
 //!
 //! The tricky case is a device's folder in `/sys/dev/block`: the number may be that of a real
 //! device of this machine, which has nothing to do with ours, so all of the folder is ours or not
@@ -29,12 +30,23 @@ pub(crate) enum Place<'a> {
 const FOLDER: &[u8] = b"/dev/mapper";
 const SYS: &[u8] = b"/sys/dev/block/";
 
-/// What a path means to us; `None` if nothing.
-pub(crate) fn place(path: &[u8]) -> Option<Place<'_>> {
+/// What a path means to us; `None` if nothing. `dev_dir` is the folder of devices, if one was
+/// named.
+pub(crate) fn place<'a>(path: &'a [u8], dev_dir: Option<&[u8]>) -> Option<Place<'a>> {
     match path {
         b"/proc/devices" => return Some(Place::Devices),
         b"/proc/misc" => return Some(Place::Misc),
         _ => {}
+    }
+    if let Some(dev_dir) = dev_dir
+        && let Some(rest) = path.strip_prefix(dev_dir)
+        && let Some(rest) = rest.strip_prefix(b"/mapper/")
+    {
+        return match rest {
+            b"control" => Some(Place::Control),
+            name if !name.is_empty() && !name.contains(&b'/') => Some(Place::Node(name)),
+            _ => None,
+        };
     }
     if let Some(rest) = path.strip_prefix(FOLDER) {
         return match rest {
@@ -79,7 +91,24 @@ mod tests {
             (b"/sys/dev/block/254:x", None),
         ];
         for (path, expected) in table {
-            assert_eq!(place(path), expected, "{}", path.escape_ascii());
+            assert_eq!(place(path, None), expected, "{}", path.escape_ascii());
+            assert_eq!(place(path, Some(b"/x")), expected, "{}", path.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_folder_of_devices_has_ours_in_mapper() {
+        let table: [(&[u8], Option<Place<'_>>); 6] = [
+            (b"/d/e/mapper/control", Some(Place::Control)),
+            (b"/d/e/mapper/a", Some(Place::Node(b"a"))),
+            (b"/d/e/mapper", None),
+            (b"/d/e/mapper/", None),
+            (b"/d/e/mapper/a/b", None),
+            (b"/d/e/other", None),
+        ];
+        for (path, expected) in table {
+            assert_eq!(place(path, Some(b"/d/e")), expected, "{}", path.escape_ascii());
+            assert_eq!(place(path, None), None, "{}", path.escape_ascii());
         }
     }
 }

@@ -41,6 +41,17 @@ pub(crate) fn run(args: &ExecArgs, socket: &Path) -> Result<(), Failure> {
         .env("LD_PRELOAD", preload(&library, env::var_os("LD_PRELOAD")))
         .env("UDM_SOCKET", socket)
         .env("DM_DISABLE_UDEV", "1");
+    if let Some(folder) = &args.dev_dir {
+        // Without a slash at its end: paths are compared with it.
+        let folder = std::path::absolute(folder.components().as_path())
+            .and_then(|folder| std::fs::create_dir_all(folder.join("mapper")).map(|()| folder))
+            .map_err(|error| {
+                let what = format!("make the folder {}", folder.display());
+                errno::system(ErrorCode::BadParameter, &what, &error)
+            })?;
+        // The first is libdevmapper's own.
+        command.env("DM_DEV_DIR", &folder).env("UDM_DEV_DIR", &folder);
+    }
     if args.explain {
         command.env("UDM_EXPLAIN", "1");
     }

@@ -241,6 +241,11 @@ methods! {
     } -> Empty;
     /// What is served where.
     Exports {} -> ExportsAnswer;
+    /// Where a mapped device can be opened.
+    Node {
+        /// Which device.
+        device: Selector,
+    } -> NodeAnswer;
     /// The paths of multipath devices.
     Paths {
         /// Which device; all if left out.
@@ -336,6 +341,15 @@ answers! {
     ExportAnswer {
         /// The export.
         export: ExportState,
+    }
+    /// Where a mapped device can be opened; all is left out if nowhere.
+    NodeAnswer {
+        /// A block device of the kernel's if there is one on it, else a file.
+        path: Option<String>,
+        /// Major number of that block device.
+        major: Option<u32>,
+        /// Minor number of that block device.
+        minor: Option<u32>,
     }
     /// Paths.
     PathsAnswer {

@@ -194,6 +194,7 @@ pub(crate) fn run(
     }
     let result = Call::new(command, input, ops, asker).and_then(|mut call| {
         call.run(command)?;
+        call.show_node();
         Ok(call.into_bytes())
     });
     match result {
@@ -227,6 +228,8 @@ struct Call<'a> {
     size_bytes: usize,
     /// What goes behind the header.
     result: Vec<u8>,
+    /// The caller named one device by its name.
+    named: bool,
     ops: &'a dyn ControlOps,
     asker: &'a mut dyn Asker,
 }
@@ -264,7 +267,8 @@ impl<'a> Call<'a> {
         }
         header.data_size = HEADER_LEN_BYTES_MIN as u32;
         let bytes = &input[..input.len().min(size_bytes)];
-        Ok(Call { header, bytes, size_bytes, result: Vec::new(), ops, asker })
+        let named = !command.is_list() && !header.name().is_empty();
+        Ok(Call { header, bytes, size_bytes, result: Vec::new(), named, ops, asker })
     }
 
     fn run(&mut self, command: Command) -> Result<(), Refused> {
@@ -287,6 +291,19 @@ impl<'a> Call<'a> {
             Command::TargetMsg => self.message(),
             Command::DevSetGeometry => self.set_geometry(),
             Command::GetTargetVersion => self.target_version(),
+        }
+    }
+
+    /// Shows the number of the kernel's block device on the mapped device, if there is one, to a
+    /// caller that named the device by its name: that is how libdevmapper asks when it makes the
+    /// node. Asked by uuid or number it builds trees, and takes what is not of the device mapper's
+    /// major for foreign; so there the number stays ours.
+    fn show_node(&mut self) {
+        let shown = header::our_minor(self.header.dev);
+        let Some(minor) = shown.filter(|_| self.named) else { return };
+        let node = self.ops.nodes().into_iter().find(|node| node.minor == minor);
+        if let Some((major, minor)) = node.and_then(|node| node.number) {
+            self.header.dev = header::dev_number(major, minor);
         }
     }
 
@@ -328,11 +345,21 @@ impl<'a> Call<'a> {
         match (uuid.is_empty(), name.is_empty(), dev) {
             (false, true, 0) => Ok(DeviceKey::Uuid(text(uuid)?)),
             (true, false, 0) => Ok(DeviceKey::Name(text(name)?)),
-            (true, true, 1..) => {
-                header::our_minor(dev).map(DeviceKey::Minor).ok_or_else(Refused::no_device)
-            }
+            (true, true, 1..) => self.by_number(dev).ok_or_else(Refused::no_device),
             _ => Err(Refused::no_device()),
         }
+    }
+
+    /// The device of this number, or below the kernel's block device of this number.
+    fn by_number(&self, dev: u64) -> Option<DeviceKey> {
+        let is_on = |number: Option<(u32, u32)>| {
+            number.is_some_and(|(major, minor)| header::dev_number(major, minor) == dev)
+        };
+        let below = || {
+            let nodes = self.ops.nodes();
+            nodes.into_iter().find(|node| is_on(node.number)).map(|node| node.minor)
+        };
+        header::our_minor(dev).or_else(below).map(DeviceKey::Minor)
     }
 
     /// Finds the device and writes what was found into the header.

@@ -236,6 +236,9 @@ pub struct DaemonArgs {
     /// Keep devices, tables and exports here, and bring them back at the next start.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// Keep a symbolic link here, named as the device, to the file of each device that has one.
+    #[arg(long, value_name = "DIR")]
+    pub links: Option<PathBuf>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
     pub engine: EngineArgs,
@@ -300,6 +303,9 @@ pub struct ExecArgs {
     /// Say on the error stream why the daemon refused something; dmsetup shows only an errno.
     #[arg(long)]
     pub explain: bool,
+    /// The command's folder of devices, instead of /dev: the daemon is at DIR/mapper/control.
+    #[arg(long, value_name = "DIR")]
+    pub dev_dir: Option<PathBuf>,
     /// The command.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,

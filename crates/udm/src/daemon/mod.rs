@@ -14,6 +14,7 @@ mod exports;
 mod goodbye;
 mod journal;
 mod lines;
+mod nodes;
 mod notify;
 mod ops;
 pub mod state;
@@ -134,6 +135,9 @@ pub fn run(args: &DaemonArgs, socket: &Path, json: bool) -> Result<(), Failure> 
     let end = EndWatch::start(Second::Ends)?;
     let mut warn = |text: &str| eprintln!("udm: warning: {text}");
     let service = Service::start(&args.engine, socket, args.state.as_deref(), &end, &mut warn)?;
+    if let Some(folder) = &args.links {
+        service.ops().link_in(folder)?;
+    }
     let runtime = service.ops().runtime();
     if json {
         let ready = serde_json::json!({

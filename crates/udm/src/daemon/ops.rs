@@ -6,16 +6,19 @@
 
 use super::exports::{Exports, Patience};
 use super::journal::{Journal, Served};
+use super::nodes::{Links, loop_on};
 use super::state::StateDir;
 use crate::paths::{self, PathWatch};
 use crate::runtime::{Runtime, status_of};
 use crate::signals::Ending;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
-use udm_control::ControlOps;
+use std::sync::{Arc, OnceLock};
 use udm_control::api::{ExportState, PathPolicy, PathStatus, TargetType};
-use udm_control::ops::ExportOrder;
-use udm_core::error::UserError;
+use udm_control::ops::{DeviceNode, ExportOrder};
+use udm_control::{ControlOps, errno};
+use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
 use udm_core::table::TableLine;
 
@@ -25,6 +28,7 @@ pub struct DaemonOps {
     exports: Arc<Exports>,
     watch: PathWatch,
     journal: Option<Journal>,
+    links: OnceLock<Links>,
     ending: Sender<Ending>,
 }
 
@@ -43,7 +47,8 @@ impl DaemonOps {
         let exports = Exports::new(Arc::clone(&runtime));
         let journal = state.map(Journal::new);
         let watch = PathWatch::new(Arc::clone(&runtime));
-        let ops = DaemonOps { runtime, exports, watch, journal, ending };
+        let links = OnceLock::new();
+        let ops = DaemonOps { runtime, exports, watch, journal, links, ending };
         if let Some(journal) = &ops.journal {
             let load = |key: &DeviceKey, text: &str, read_only: bool| {
                 ops.load(key, text, read_only).map(drop)
@@ -80,6 +85,43 @@ impl DaemonOps {
     /// Ends all exports; what is under way is answered first. The state keeps them.
     pub fn end_exports(&self) {
         self.exports.remove_all();
+        self.update_links();
+    }
+
+    /// From now on each device that is a file has a link in this folder, under its name.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn link_in(&self, folder: &Path) -> Result<(), UserError> {
+        let links = Links::new(folder).map_err(|error| {
+            let what = format!("make the folder {}", folder.display());
+            errno::system(ErrorCode::BadParameter, &what, &error)
+        })?;
+        // Called once, at the start.
+        let _ = self.links.set(links);
+        self.update_links();
+        Ok(())
+    }
+
+    fn update_links(&self) {
+        let Some(links) = self.links.get() else { return };
+        let named: BTreeMap<String, PathBuf> = self
+            .files()
+            .into_iter()
+            .map(|(device, file)| (device.name.as_str().to_owned(), file))
+            .collect();
+        links.update(named).iter().for_each(|what| eprintln!("udm: warning: {what}"));
+    }
+
+    /// The devices that are files, with those.
+    fn files(&self) -> Vec<(Box<DeviceStatus>, PathBuf)> {
+        let status = |(id, file)| {
+            let request = Request::Status { device: DeviceKey::Id(id) };
+            // Gone since: it is left out.
+            let found = self.runtime.request(request).and_then(status_of).ok()?;
+            Some((found, file))
+        };
+        self.exports.files().into_iter().filter_map(status).collect()
     }
 
     /// The lines with mapped devices as numbers, which a rename does not change.
@@ -107,6 +149,7 @@ impl ControlOps for DaemonOps {
     }
 
     fn settle(&self, touched: Option<&DeviceKey>) -> Result<(), UserError> {
+        self.update_links();
         if !self.watch.is_idle() {
             self.watch.settle(&paths::devices(&self.runtime)?);
         }
@@ -157,6 +200,17 @@ impl ControlOps for DaemonOps {
 
     fn exports(&self) -> Vec<ExportState> {
         self.exports.list()
+    }
+
+    fn nodes(&self) -> Vec<DeviceNode> {
+        let node = |(device, file): (Box<DeviceStatus>, PathBuf)| match loop_on(&file) {
+            Some((path, number)) => DeviceNode { minor: device.minor, path, number: Some(number) },
+            None => {
+                let path = file.display().to_string();
+                DeviceNode { minor: device.minor, path, number: None }
+            }
+        };
+        self.files().into_iter().map(node).collect()
     }
 
     fn paths(&self, device: Option<&DeviceKey>) -> Result<Vec<PathStatus>, UserError> {

@@ -1,8 +1,8 @@
 //! LVM2, unmodified: volume groups whose logical volumes are our mapped devices.
 //!
-//! Debian's lvm2, with a configuration of its own (`LVM_SYSTEM_DIR`), so that neither the machine's
-//! nor the machine's volumes play a part. Without the package, or without the right to a loop
-//! device, a test says so and passes.
+//! Debian's lvm2, with a configuration (`LVM_SYSTEM_DIR`) and a folder of devices of its own, so
+//! that neither the machine's configuration nor its volumes play a part. Without the package, or
+//! without the right to a loop device, a test says so and passes.
 
 use crate::common::{Place, Ran};
 use crate::{dmsetup, exec, has};
@@ -11,10 +11,10 @@ use std::process::Command;
 
 /// What LVM has to be told, with the folder of this test and the devices it may look at.
 fn configuration(place: &Place, devices: &[&str]) -> String {
-    let lock = place.text("lock");
+    let (lock, dev) = (place.text("lock"), place.text("dev"));
     let accepted: Vec<String> = devices.iter().map(|device| format!("\"a|^{device}$|\"")).collect();
     format!(
-        "devices {{\n  filter = [ {}, \"r|.*|\" ]\n  use_devicesfile = 0\n  \
+        "devices {{\n  dir = \"{dev}\"\n  scan = [ \"/dev\" ]\n  filter = [ {}, \"r|.*|\" ]\n  use_devicesfile = 0\n  \
          obtain_device_list_from_udev = 0\n  external_device_info_source = \"none\"\n}}\n\
          activation {{\n  udev_sync = 0\n  udev_rules = 0\n  monitoring = 0\n}}\n\
          backup {{\n  backup = 0\n  archive = 0\n}}\n\
@@ -28,23 +28,30 @@ fn lvm(place: &Place, line: &str) -> Ran {
     let words: Vec<&str> = line.split(' ').collect();
     let mut command = exec(place, &words);
     command.env("LVM_SYSTEM_DIR", place.path("etc")).env("LVM_SUPPRESS_FD_WARNINGS", "1");
+    command.env("DM_DEV_DIR", place.path("dev")).env("UDM_DEV_DIR", place.path("dev"));
     command.output().expect("ran").into()
 }
 
 fn configure(place: &Place, devices: &[&str]) {
-    std::fs::create_dir(place.path("etc")).expect("a folder");
+    for folder in ["etc", "dev/mapper"] {
+        std::fs::create_dir_all(place.path(folder)).expect("a folder");
+    }
     let path = place.path("etc/lvm.conf");
     std::fs::write(path, configuration(place, devices)).expect("written");
 }
 
-/// A loop device on a file of 64 MiB; detached on drop.
-struct Loop(String);
+/// A loop device; detached on drop.
+pub(crate) struct Loop(pub(crate) String);
 
 impl Loop {
+    /// On a new file of 64 MiB.
+    fn on_new_file(place: &Place, name: &str) -> Option<Loop> {
+        Loop::attach(&place.file(name, 64 << 20))
+    }
+
     /// `None`, and the reason is told, where there are none.
-    fn attach(place: &Place, name: &str) -> Option<Loop> {
-        let file = place.file(name, 64 << 20);
-        let output = Command::new("losetup").args(["--find", "--show", &file]).output();
+    pub(crate) fn attach(file: &str) -> Option<Loop> {
+        let output = Command::new("losetup").args(["--find", "--show", file]).output();
         let output = output.ok().filter(|output| output.status.success());
         let Some(output) = output else {
             println!("loop devices need root and a kernel that has them; not tested");
@@ -54,7 +61,7 @@ impl Loop {
     }
 
     /// Its number, as tables print it.
-    fn number(&self) -> String {
+    pub(crate) fn number(&self) -> String {
         let name = Path::new(&self.0).file_name().expect("a name");
         let path = Path::new("/sys/block").join(name).join("dev");
         std::fs::read_to_string(path).expect("its number").trim().to_owned()
@@ -73,7 +80,9 @@ fn lvm_makes_changes_and_removes_volumes_on_loop_devices() {
         return;
     }
     let place = Place::new();
-    let (Some(one), Some(two)) = (Loop::attach(&place, "one"), Loop::attach(&place, "two")) else {
+    let (Some(one), Some(two)) =
+        (Loop::on_new_file(&place, "one"), Loop::on_new_file(&place, "two"))
+    else {
         return;
     };
     let _daemon = place.daemon(&["--lanes", "1"]);
@@ -91,6 +100,13 @@ fn lvm_makes_changes_and_removes_volumes_on_loop_devices() {
     // Behind the stripe on the first disk: a table of two lines.
     let grown = format!("0 32768 linear {first} 2048\n32768 16384 linear {first} 51200\n");
     assert_eq!(table("vg-lin"), grown);
+    if let Some(looped) = crate::nodes::Looped::export(&place, "vg-lin") {
+        // In use as a block device: LVM finds it by its uuid and changes it all the same.
+        let shown = dmsetup(&place, &["info", "-c", "--noheadings", "-o", "devno", "vg-lin"]).ok();
+        assert_eq!(shown.trim(), looped.device.number());
+        lvm(&place, "lvextend -L +4M vg/lin").ok();
+        looped.end(&place, "vg-lin");
+    }
     lvm(&place, "lvreduce -f -L 8M vg/lin").ok();
     assert_eq!(table("vg-lin"), format!("0 16384 linear {first} 2048\n"));
     lvm(&place, "vgchange -an vg").ok();

@@ -2,8 +2,8 @@
 //!
 //! `session.rs` goes through dmsetup's verbs, `program.rs` compiles a small C program for what
 //! dmsetup does not do (poll, signals, copies of descriptors), `many.rs` lets 64 processes at it at
-//! once, `lvm.rs` runs LVM2. dmsetup is Debian's; without it (or a C compiler) a test says so and
-//! passes, except with `CI=true`.
+//! once, `lvm.rs` runs LVM2, `nodes.rs` opens nodes. dmsetup is Debian's; without it (or a C
+//! compiler) a test says so and passes, except with `CI=true`.
 //!
 //! The tricky case is the library: no test depends on it as a crate, so it is built here, by the
 //! cargo that runs the tests.
@@ -15,6 +15,7 @@ mod judge;
 
 mod lvm;
 mod many;
+mod nodes;
 mod oracle;
 mod parsers;
 mod program;

@@ -22,6 +22,7 @@ mod vhost_user;
 use super::state::SavedExport;
 use crate::runtime::{Runtime, status_of};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -296,6 +297,20 @@ impl Exports {
             SavedExport::at(place, name.clone(), self.device_name(one.device), one.read_only)
         };
         served.iter().map(|(name, one)| saved(name, one)).collect()
+    }
+
+    /// The files that devices are, by device; the first export of each counts.
+    pub(crate) fn files(&self) -> BTreeMap<DeviceId, PathBuf> {
+        let mut files = BTreeMap::new();
+        for one in self.lock().values() {
+            match one.kind {
+                ExportKind::Fuse => {
+                    files.entry(one.device).or_insert_with(|| PathBuf::from(one.front.address()));
+                }
+                ExportKind::Nbd | ExportKind::VhostUser => {}
+            }
+        }
+        files
     }
 
     fn device_name(&self, id: DeviceId) -> String {
