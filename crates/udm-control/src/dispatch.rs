@@ -432,6 +432,7 @@ impl Control<'_> {
             ])?,
             name: call.name,
             read_only: call.read_only,
+            tls: call.tls,
         };
         let export = self.ops.export(order)?;
         self.ops.settle(None)?;

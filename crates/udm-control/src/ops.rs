@@ -7,7 +7,7 @@
 //! The tricky case is a request whose answer never comes because the engine has ended: the sink is
 //! dropped unanswered then, and the caller gets an error instead of waiting for ever.
 
-use crate::api::{ExportState, PathPolicy, PathStatus, TargetType};
+use crate::api::{ExportState, PathPolicy, PathStatus, TargetType, Tls};
 use crate::place::ExportPlace;
 use std::sync::mpsc;
 use udm_core::error::{ErrorCode, UserError};
@@ -25,6 +25,8 @@ pub struct ExportOrder {
     pub name: Option<String>,
     /// Refuse writes.
     pub read_only: bool,
+    /// Speak TLS; over NBD only.
+    pub tls: Option<Tls>,
 }
 
 /// Where a mapped device can be opened.

@@ -47,6 +47,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         },
         name: None,
         read_only: args.readonly,
+        tls: None,
     };
     let export = service.ops().export(order)?;
     let (program, rest) =

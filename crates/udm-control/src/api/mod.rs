@@ -2,7 +2,8 @@
 //!
 //! Both ends use them, so what the client can ask and what the server understands cannot drift
 //! apart; a test compares every field with the published interface file. `types.rs` holds what
-//! answers are made of, `paths.rs` those about paths, `error.rs` the one error.
+//! answers are made of, `paths.rs` those about paths, `tls.rs` what an export has of TLS, `error.rs`
+//! the one error.
 //!
 //! Parameters that are not known are refused (`deny_unknown_fields`): a misspelt option must not be
 //! silently ignored. Answers are open the other way: a client ignores fields it does not know.
@@ -12,10 +13,12 @@
 
 mod error;
 mod paths;
+mod tls;
 mod types;
 
 pub use error::{WireError, from_wire, to_wire};
 pub use paths::{PathPolicy, PathStatus};
+pub use tls::Tls;
 pub use types::{
     Counter, Dependency, Device, ExportState, Gauges, Line, RequestCounters, Selector,
     SuspendState, TargetType,
@@ -233,6 +236,9 @@ methods! {
         /// Refuse writes.
         #[serde(default)]
         read_only: bool,
+        /// Speak TLS; over NBD only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tls: Option<Tls>,
     } -> ExportAnswer;
     /// Ends an export.
     Unexport {

@@ -2,7 +2,7 @@
 
 use super::{
     Counter, Dependency, Device, ExportState, Gauges, Line, METHODS, PathPolicy, PathStatus,
-    RequestCounters, Selector, SuspendState, TargetType, field_names,
+    RequestCounters, Selector, SuspendState, TargetType, Tls, field_names,
 };
 use crate::INTERFACE_TEXT;
 use serde::Serialize;
@@ -62,6 +62,7 @@ fn types_of_file_and_code_have_the_same_fields() {
         ("Gauges", keys(&Gauges::default())),
         ("TargetType", keys(&TargetType::default())),
         ("ExportState", keys(&ExportState::default())),
+        ("Tls", keys(&Tls { required: Some(true), verify_peer: Some(true), ..Tls::default() })),
         ("PathPolicy", keys(&full_policy())),
         ("PathStatus", keys(&PathStatus::default())),
     ];

@@ -265,6 +265,40 @@ pub struct ExportArgs {
     /// Refuse writes.
     #[arg(short, long)]
     pub readonly: bool,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
+    pub tls: TlsArgs,
+}
+
+/// TLS of an NBD export.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TLS, for --nbd")]
+pub struct TlsArgs {
+    /// Speak TLS with the certificates of this directory: server-cert.pem, server-key.pem.
+    #[arg(long, value_name = "DIR", requires = "nbd")]
+    pub tls_certificates: Option<PathBuf>,
+    /// Whether clients have to use TLS; `required` if certificates are given.
+    #[arg(long, value_name = "WHEN", requires = "tls_certificates")]
+    pub tls: Option<TlsArg>,
+    /// Refuse clients without a certificate signed by the directory's ca-cert.pem.
+    #[arg(long, requires = "tls_certificates")]
+    pub tls_verify_peer: bool,
+    /// For users of nbdkit: always refused, with the reason.
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "tls_certificates")]
+    pub tls_psk: Option<PathBuf>,
+}
+
+/// Whether clients have to use TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TlsArg {
+    /// There is no TLS.
+    Off,
+    /// They may.
+    #[value(alias = "on")]
+    Allowed,
+    /// Without it they are refused.
+    #[value(alias = "require")]
+    Required,
 }
 
 /// `up`.

@@ -4,12 +4,13 @@
 //! that a script can take it from there: `nbdinfo "$(udm export disk --nbd unix:./disk.sock)"`.
 //! An export belongs to the daemon and lives on after the command.
 
-use super::args::ExportArgs;
+use super::args::{ExportArgs, TlsArg, TlsArgs};
 use super::asker::Daemon;
 use super::failure::Failure;
 use super::output::Output;
 use std::path::Path;
-use udm_control::api::{self, ExportState, Selector};
+use udm_control::api::{self, ExportState, Selector, Tls};
+use udm_core::error::{ErrorCode, UserError};
 
 pub(crate) fn export(
     daemon: &mut Daemon,
@@ -23,11 +24,33 @@ pub(crate) fn export(
         vhost_user: args.vhost_user.as_deref().map(absolute_file),
         name: args.name.clone(),
         read_only: args.readonly,
+        tls: tls(&args.tls)?,
     };
     let export = daemon.ask(&call)?.export;
     output.text(&format!("{}\n", export.uri));
     output.field("export", &export);
     Ok(())
+}
+
+/// What the options about TLS mean.
+fn tls(args: &TlsArgs) -> Result<Option<Tls>, UserError> {
+    if args.tls_psk.is_some() {
+        let what = "--tls-psk: TLS with pre-shared keys is not possible: the TLS library (rustls) \
+            has no external pre-shared keys";
+        return Err(UserError::new(ErrorCode::BadParameter, what).hint(
+            "--tls-certificates DIR --tls-verify-peer lets in only whom you gave a certificate",
+        ));
+    }
+    let required = match args.tls {
+        Some(TlsArg::Off) => return Ok(None),
+        Some(TlsArg::Allowed) => Some(false),
+        Some(TlsArg::Required) | None => None,
+    };
+    Ok(args.tls_certificates.as_deref().map(|dir| Tls {
+        certificates: absolute_file(dir),
+        required,
+        verify_peer: args.tls_verify_peer.then_some(true),
+    }))
 }
 
 /// A socket path as the daemon must see it: its working directory is another one.

@@ -282,6 +282,7 @@ fn serve_again(exports: &Exports, export: &SavedExport) -> Result<(), UserError>
         place: export.place()?,
         name: Some(export.name.clone()),
         read_only: export.read_only,
+        tls: export.tls.clone(),
     };
     exports.add(&order, Patience::OldDaemon).map(drop)
 }

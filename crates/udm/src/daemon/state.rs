@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use udm_control::api::PathPolicy;
+use udm_control::api::{PathPolicy, Tls};
 use udm_control::errno;
 use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
@@ -107,6 +107,9 @@ pub struct SavedExport {
     pub vhost_user: Option<String>,
     /// Writes are refused.
     pub read_only: bool,
+    /// It speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 impl SavedExport {
@@ -265,7 +268,7 @@ fn check(state: &State) -> Result<(), String> {
 mod tests {
     use super::{FILE_NAME, SavedDevice, SavedExport, SavedTable, State, StateDir};
     use std::fs;
-    use udm_control::api::PathPolicy;
+    use udm_control::api::{PathPolicy, Tls};
     use udm_core::error::ErrorCode;
 
     fn sample() -> State {
@@ -284,6 +287,7 @@ mod tests {
             device: "a".into(),
             nbd: Some("tcp:localhost:10809".into()),
             read_only: false,
+            tls: Some(Tls { certificates: "/srv/pki".into(), ..Tls::default() }),
             ..SavedExport::default()
         };
         State { devices: vec![device], exports: vec![export], ..State::default() }

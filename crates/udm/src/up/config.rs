@@ -15,6 +15,9 @@
 //! [[export]]
 //! device = "disk"
 //! nbd = "unix:disk.sock"   # or fuse = "disk.raw", a file to mount it over
+//!
+//! [export.tls]         # only for nbd (docs/fronts/nbd.md)
+//! certificates = "pki"
 //! ```
 //!
 //! Paths are relative to the file's own directory. Keys that are not known are refused: a misspelt
@@ -25,7 +28,7 @@ use crate::paths::config::read;
 use serde::Deserialize;
 use std::ops::Range;
 use toml::Spanned;
-use udm_control::api::PathPolicy;
+use udm_control::api::{PathPolicy, Tls};
 use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::table::{parse_size_sectors, parse_table};
@@ -70,6 +73,8 @@ pub struct ExportDecl {
     pub name: Option<String>,
     /// Refuse writes.
     pub readonly: bool,
+    /// Speak TLS.
+    pub tls: Option<Tls>,
     /// Where it is declared.
     pub line: u32,
 }
@@ -144,6 +149,7 @@ struct RawExport {
     name: Option<String>,
     #[serde(default)]
     readonly: bool,
+    tls: Option<Spanned<Tls>>,
 }
 
 /// Finds lines of places, and makes errors that name them.
@@ -293,6 +299,11 @@ impl Places<'_> {
         check_place(&place).map_err(|error| {
             self.bad(&span, format!("{}: {}", place.kind.word(), error.message()))
         })?;
+        if let Some(tls) = &export.tls
+            && place.kind != ExportKind::Nbd
+        {
+            return Err(self.bad(&tls.span(), "tls: it is for nbd only"));
+        }
         let name = export.name.as_ref().unwrap_or(device);
         for other in &config.exports {
             let taken = other.name.as_ref().unwrap_or(&other.device);
@@ -306,6 +317,7 @@ impl Places<'_> {
             place,
             name: export.name.clone(),
             readonly: export.readonly,
+            tls: export.tls.as_ref().map(|tls| tls.get_ref().clone()),
             line: self.line(&span),
         })
     }

@@ -70,6 +70,7 @@ pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(),
             place: export.place.clone(),
             name: export.name.clone(),
             read_only: export.readonly,
+            tls: export.tls.clone(),
         };
         make_directory(&export.place);
         let state =

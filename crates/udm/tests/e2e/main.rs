@@ -10,6 +10,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[path = "../../../udm-front/tests/nbd/certs.rs"]
+mod certs;
 mod clients;
 mod crash;
 mod deadline;
@@ -24,5 +26,6 @@ mod punched;
 mod rude;
 mod start;
 mod swaps;
+mod tls;
 mod verified;
 mod vhost_user;

@@ -62,18 +62,19 @@ impl Address {
         found.next().ok_or_else(|| unknown("the host has no address".to_owned()))
     }
 
-    /// What clients type for the export of this name.
-    pub(super) fn uri(&self, export: &str) -> String {
+    /// What clients type for the export of this name; `is_secured`: it speaks TLS.
+    pub(super) fn uri(&self, export: &str, is_secured: bool) -> String {
         let name = encode(export);
+        let scheme = if is_secured { "nbds" } else { "nbd" };
         match self {
             Address::Unix(path) => {
                 let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-                format!("nbd+unix:///{name}?socket={}", encode(&shown(&absolute)))
+                format!("{scheme}+unix:///{name}?socket={}", encode(&shown(&absolute)))
             }
             Address::Tcp(host, port) if host.contains(':') => {
-                format!("nbd://[{host}]:{port}/{name}")
+                format!("{scheme}://[{host}]:{port}/{name}")
             }
-            Address::Tcp(host, port) => format!("nbd://{host}:{port}/{name}"),
+            Address::Tcp(host, port) => format!("{scheme}://{host}:{port}/{name}"),
         }
     }
 }
@@ -125,8 +126,8 @@ mod tests {
     #[test]
     fn uris_encode_what_would_end_a_part() {
         let unix = Address::Unix(PathBuf::from("/run/a b.sock"));
-        assert_eq!(unix.uri("my disk?"), "nbd+unix:///my%20disk%3F?socket=/run/a%20b.sock");
+        assert_eq!(unix.uri("my disk?", false), "nbd+unix:///my%20disk%3F?socket=/run/a%20b.sock");
         let six = Address::Tcp("::1".into(), 10809);
-        assert_eq!(six.uri("d"), "nbd://[::1]:10809/d");
+        assert_eq!(six.uri("d", true), "nbds://[::1]:10809/d");
     }
 }

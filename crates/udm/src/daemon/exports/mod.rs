@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
-use udm_control::api::ExportState;
+use udm_control::api::{ExportState, Tls};
 use udm_control::ops::ExportOrder;
 use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
@@ -109,10 +109,14 @@ trait Front: Send + Sync {
 /// Understands an address.
 ///
 /// # Errors
-/// `BadAddress`.
-fn plan(place: &ExportPlace) -> Result<Box<dyn Plan>, UserError> {
+/// `BadAddress`, or what is wrong with TLS.
+fn plan(place: &ExportPlace, tls: Option<&Tls>) -> Result<Box<dyn Plan>, UserError> {
+    if tls.is_some() && place.kind != ExportKind::Nbd {
+        let what = format!("{} has no TLS", place.kind.word());
+        return Err(UserError::new(ErrorCode::BadParameter, what).hint("TLS is for nbd"));
+    }
     match place.kind {
-        ExportKind::Nbd => Ok(Box::new(nbd::Plan::parse(&place.address)?)),
+        ExportKind::Nbd => Ok(Box::new(nbd::Plan::parse(&place.address, tls)?)),
         ExportKind::Fuse => Ok(Box::new(fuse::Plan::parse(&place.address)?)),
         ExportKind::VhostUser => Ok(Box::new(vhost_user::Plan::parse(&place.address)?)),
     }
@@ -123,7 +127,7 @@ fn plan(place: &ExportPlace) -> Result<Box<dyn Plan>, UserError> {
 /// # Errors
 /// `BadAddress`.
 pub(crate) fn check_place(place: &ExportPlace) -> Result<(), UserError> {
-    plan(place).map(drop)
+    plan(place, None).map(drop)
 }
 
 /// One export.
@@ -134,6 +138,7 @@ struct Served {
     device: DeviceId,
     kind: ExportKind,
     read_only: bool,
+    tls: Option<Tls>,
     front: Arc<dyn Front>,
 }
 
@@ -188,7 +193,7 @@ impl Exports {
         order: &ExportOrder,
         patience: Patience,
     ) -> Result<ExportState, UserError> {
-        let plan = plan(&order.place)?;
+        let plan = plan(&order.place, order.tls.as_ref())?;
         let opened = self.runtime.request(Request::Open { device: order.device.clone() });
         let device = status_of(opened?)?;
         let started = self.start(order, &device, plan, patience);
@@ -235,7 +240,8 @@ impl Exports {
             patience,
             lapse: Lapse { exports: Weak::clone(&self.me), name: name.clone(), number },
         })?;
-        let one = Served { number, device: device.id, kind, read_only, front };
+        let tls = order.tls.clone();
+        let one = Served { number, device: device.id, kind, read_only, tls, front };
         let state = describe(&name, device.name.as_str(), &one, 0);
         served.insert(name, one);
         Ok(state)
@@ -294,7 +300,9 @@ impl Exports {
         let served = self.lock().clone();
         let saved = |name: &String, one: &Served| {
             let place = ExportPlace { kind: one.kind, address: one.front.address() };
-            SavedExport::at(place, name.clone(), self.device_name(one.device), one.read_only)
+            let device = self.device_name(one.device);
+            let saved = SavedExport::at(place, name.clone(), device, one.read_only);
+            SavedExport { tls: one.tls.clone(), ..saved }
         };
         served.iter().map(|(name, one)| saved(name, one)).collect()
     }

@@ -16,14 +16,17 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use udm_control::api::Tls;
 use udm_control::errno;
 use udm_core::LaneMessage;
 use udm_core::error::{ErrorCode, ErrorKind, UserError};
 use udm_driver::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, remove_orphan};
 use udm_front::nbd::server::{Export, Listener, ListenerOrder};
+use udm_front::nbd::tls::TlsSettings;
+use udm_front::nbd::tls::credentials::Credentials;
 use udm_lane::Errno;
 use udm_types::{ActorId, LaneId};
 
@@ -36,15 +39,25 @@ const LANE: LaneId = LaneId(0);
 /// An NBD export to be.
 pub(super) struct Plan {
     address: Address,
+    tls: Option<TlsSettings>,
 }
 
 impl Plan {
-    /// Understands `unix:PATH` or `tcp:HOST:PORT`.
+    /// Understands `unix:PATH` or `tcp:HOST:PORT`, and reads the files of TLS.
     ///
     /// # Errors
-    /// `BadAddress`.
-    pub(super) fn parse(address: &str) -> Result<Plan, UserError> {
-        Ok(Plan { address: Address::parse(address)? })
+    /// `BadAddress`, `TlsFiles`.
+    pub(super) fn parse(address: &str, tls: Option<&Tls>) -> Result<Plan, UserError> {
+        let address = Address::parse(address)?;
+        let tls = tls.map(|tls| {
+            let credentials = Credentials {
+                dir: PathBuf::from(&tls.certificates),
+                is_required: tls.required.unwrap_or(true),
+                verify_peer: tls.verify_peer.unwrap_or(false),
+            };
+            credentials.load()
+        });
+        Ok(Plan { address, tls: tls.transpose()? })
     }
 }
 
@@ -61,9 +74,12 @@ impl super::Plan for Plan {
             description: String::new(),
             read_only: start.read_only,
         };
-        let actor =
-            start.runtime.spawn_actor(LANE, move || Box::new(Listener::new(socket, vec![export])));
-        Ok(Arc::new(NbdFront { runtime: Arc::clone(start.runtime), address, actor }))
+        let (tls, is_secured) = (self.tls.clone(), self.tls.is_some());
+        let actor = start
+            .runtime
+            .spawn_actor(LANE, move || Box::new(Listener::new(socket, vec![export]).with_tls(tls)));
+        let runtime = Arc::clone(start.runtime);
+        Ok(Arc::new(NbdFront { runtime, address, is_secured, actor }))
     }
 }
 
@@ -71,6 +87,7 @@ impl super::Plan for Plan {
 struct NbdFront {
     runtime: Arc<Runtime>,
     address: Address,
+    is_secured: bool,
     actor: ActorId,
 }
 
@@ -86,7 +103,7 @@ impl Front for NbdFront {
     }
 
     fn uri(&self, name: &str) -> String {
-        self.address.uri(name)
+        self.address.uri(name, self.is_secured)
     }
 
     fn client_count(&self) -> u32 {
