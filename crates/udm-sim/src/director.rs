@@ -305,7 +305,10 @@ impl Director {
         self.stage.get().tally.count("resumes");
         let ticket = self.ticket();
         let request = Request::Resume { device: key(name), options: options.clone(), ticket };
-        match self.guarded(&options, ticket, request).await {
+        self.stage.get().resuming += 1;
+        let answer = self.guarded(&options, ticket, request).await;
+        self.stage.get().resuming -= 1;
+        match answer {
             Ok(_) => true,
             Err(error) => {
                 self.check_given_up(&options, &error);

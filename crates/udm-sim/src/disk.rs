@@ -31,6 +31,30 @@ pub(crate) struct Owner {
 #[derive(Debug, Default)]
 pub(crate) struct SyncPoint(Vec<(usize, u64, Box<[u8; SECTOR_LEN]>)>);
 
+/// What is kept of a compress volume's disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Vault {
+    is_tight: bool,
+    /// Sectors whose reading has failed: it does once.
+    failed: BTreeSet<Sector>,
+}
+
+impl Vault {
+    /// `is_tight`: the disk is too small for what can be written to the volume.
+    pub(crate) fn new(is_tight: bool) -> Vault {
+        Vault { is_tight, failed: BTreeSet::new() }
+    }
+
+    /// A read fails, if none of its sectors has before: whoever tries again finds them.
+    pub(crate) fn fail_once(&mut self, sectors: std::ops::Range<Sector>) -> bool {
+        let is_new = self.failed.range(sectors.clone()).next().is_none();
+        if is_new {
+            self.failed.extend(sectors);
+        }
+        is_new
+    }
+}
+
 /// A simulated disk.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -46,7 +70,7 @@ pub(crate) struct Disk {
     /// It can punch holes and zero ranges.
     pub fallocate: bool,
     /// A compress volume lies on it: nobody can tell from outside what belongs where.
-    pub is_vault: bool,
+    pub vault: Option<Vault>,
     /// Bytes it does at once at the least: a short result is a multiple of it.
     pub unit_bytes: u64,
 }
@@ -65,9 +89,14 @@ impl Disk {
             owners: vec![None; sectors],
             open_handles: 0,
             fallocate,
-            is_vault: false,
+            vault: None,
             unit_bytes: 8,
         }
+    }
+
+    /// A compress volume lies on it, and can be written more than there is room for.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.vault.as_ref().is_some_and(|vault| vault.is_tight)
     }
 
     /// Its size in bytes.

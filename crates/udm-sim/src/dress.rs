@@ -89,9 +89,9 @@ impl<'a> Dresser<'a> {
             Meaning::Error => self.line(part.len, "error"),
             Meaning::Linear(leg) => self.linear(stack, *leg, part.len),
             Meaning::Striped { chunk, legs } => self.striped(stack, *chunk, legs, part.len),
-            Meaning::Vault(disk) => {
+            Meaning::Vault { disk, is_tight } => {
                 self.dress.orderly = false;
-                let line = vault::line(*disk, self.rng);
+                let line = vault::line(*disk, *is_tight, self.rng);
                 self.line(part.len, &line);
             }
         }
@@ -221,9 +221,9 @@ impl Inventor<'_> {
     }
 
     /// A compress volume on this disk.
-    pub(crate) fn vault(&mut self, name: &str, disk: usize) -> Stack {
+    pub(crate) fn vault(&mut self, name: &str, disk: usize, is_tight: bool) -> Stack {
         let len = self.rng.u64(1..=vault::BLOCKS_MAX) * vault::BLOCK_SECTORS;
-        let parts = vec![Part { len, meaning: Meaning::Vault(disk) }];
+        let parts = vec![Part { len, meaning: Meaning::Vault { disk, is_tight } }];
         Stack { nodes: vec![Node { parts, ..blank(format!("{name}n0")) }] }
     }
 

@@ -178,7 +178,7 @@ impl SimState {
 
     /// An operation may only touch what a table has given away, and a write must fit its place.
     fn check_place(&mut self, op: &DiskOp) {
-        if self.disks[op.disk].is_vault {
+        if self.disks[op.disk].vault.is_some() {
             return;
         }
         let first = op.offset_bytes / SECTOR_LEN as u64;

@@ -54,7 +54,12 @@ pub(crate) enum Meaning {
     /// Errors.
     Error,
     /// A compress volume on a disk of its own: where a sector lies there is its own business.
-    Vault(usize),
+    Vault {
+        /// The disk.
+        disk: usize,
+        /// It is too small for what can be written.
+        is_tight: bool,
+    },
 }
 
 /// A part of a node.
@@ -133,7 +138,7 @@ impl Part {
         match &self.meaning {
             Meaning::Linear(leg) => std::slice::from_ref(leg),
             Meaning::Striped { legs, .. } => legs,
-            Meaning::Zero | Meaning::Error | Meaning::Vault(_) => &[],
+            Meaning::Zero | Meaning::Error | Meaning::Vault { .. } => &[],
         }
     }
 
@@ -152,7 +157,7 @@ impl Part {
             }
             Meaning::Zero => Err(Class::Zero),
             Meaning::Error => Err(Class::Error),
-            Meaning::Vault(_) => Err(Class::Data),
+            Meaning::Vault { .. } => Err(Class::Data),
         }
     }
 }
@@ -188,7 +193,7 @@ impl Stack {
     /// The disk of its compress volume, if it is one.
     pub(crate) fn vault(&self) -> Option<usize> {
         self.nodes[0].parts.iter().find_map(|part| match part.meaning {
-            Meaning::Vault(disk) => Some(disk),
+            Meaning::Vault { disk, .. } => Some(disk),
             Meaning::Linear(_) | Meaning::Striped { .. } | Meaning::Zero | Meaning::Error => None,
         })
     }

@@ -215,6 +215,9 @@ impl Actor for LoadActor {
             let state = &mut *state;
             state.note("bio ends", &[tag, bio.status as u64]);
             state.tally.count(if bio.status.is_ok() { "bios ok" } else { "bios failed" });
+            if bio.status == Status::NoSpace {
+                state.tally.count("bios without space");
+            }
             if !as_sent {
                 state.oracle.violate(format!("bio {number} came back as another: {bio:?}"));
             }

@@ -287,9 +287,7 @@ impl SimState {
         let owed = op.path.is_some() && op.action == DiskAction::Write { durable: true };
         let full = self.strikes(rates.enospc) && is_write && !owed;
         let struck = (self.strikes(rates.eio), full);
-        // A compress volume takes no write any more after an error; errors are the crash
-        // enumerator's.
-        let errno = match if self.disks[op.disk].is_vault { (false, false) } else { struck } {
+        let errno = match self.strike_vault(op, struck) {
             (true, _) => Some(("fault eio", EIO)),
             (false, true) => Some(("fault enospc", ENOSPC)),
             (false, false) => None,
@@ -305,6 +303,16 @@ impl SimState {
             return Fate::Part(part);
         }
         Fate::Full
+    }
+
+    /// What may strike a compress volume's disk: see `vault.rs`.
+    fn strike_vault(&mut self, op: &DiskOp, (eio, enospc): (bool, bool)) -> (bool, bool) {
+        let Some(vault) = &mut self.disks[op.disk].vault else { return (eio, enospc) };
+        let sector_len = SECTOR_LEN as u64;
+        let end = (op.offset_bytes + op.len_bytes).div_ceil(sector_len);
+        let sectors = op.offset_bytes / sector_len..end;
+        let may_fail = op.action == DiskAction::Read && self.resuming == 0;
+        (eio && may_fail && vault.fail_once(sectors), false)
     }
 
     fn draw_lie(&mut self, op: &DiskOp) -> Option<Fate> {

@@ -50,6 +50,8 @@ pub(crate) struct SimState {
     pub paths: Vec<Path>,
     /// The LUNs whose paths the weather leaves as they are.
     pub pinned: BTreeSet<usize>,
+    /// Resumes under way: devices may be opened.
+    pub resuming: u32,
     /// Operations under way on them.
     pub ops: Ops,
     /// The drivers' side of each lane.

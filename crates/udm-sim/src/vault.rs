@@ -6,13 +6,20 @@
 //! cleaning and scrubs. Each new table opens the volume anew, so a swap is a recovery under load.
 //!
 //! Rules. What lies on the disk is nobody's business but the volume's: reads are judged, places are
-//! not, nor what is durable there; that is the crash enumerator's (`crash/`).
+//! not, nor what is durable there; that is the crash enumerator's (`crash/`). A read below that
+//! fails once is noticed by nobody above: each place fails once, and not while a volume is opened,
+//! which refuses such a disk. A failed write makes the volume read-only for good; that, too, is the
+//! enumerator's.
+//!
+//! Some disks are too small for what can be written: writes wait for space, or are refused, and
+//! what they were to overwrite is still there.
 //!
 //! The tricky case is a volume made anew on the same disk: whatever the last one left stays there,
 //! and must not be believed.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Vault};
 use fastrand::Rng;
+use std::ops::RangeInclusive;
 use udm_lane::Payload;
 use udm_meta::host::{BlockHost, run_on};
 use udm_targets::compress::format::{Codec, Defaults, Shape};
@@ -25,13 +32,16 @@ pub(crate) const BLOCK_SECTORS: Sector = 8;
 pub(crate) const BLOCKS_MAX: Sector = 48;
 /// Segments: room for all blocks uncompressed, for the reserve, and for cleaning.
 const SEGMENTS: u64 = 24;
+/// Segments of a disk that is too small: the reserve, and a few.
+const SEGMENTS_TIGHT: RangeInclusive<u64> = 7..=9;
 const SEGMENT_SHIFT: u8 = 16;
 
 /// A disk for a volume.
-pub(crate) fn disk(fallocate: bool) -> Disk {
-    let len_sectors = (SEGMENTS + 2) << (SEGMENT_SHIFT - 9);
-    let mut disk = Disk::new(len_sectors, fallocate);
-    disk.is_vault = true;
+pub(crate) fn disk(fallocate: bool, rng: &mut Rng) -> Disk {
+    let is_tight = rng.u32(0..3) == 0;
+    let segments = if is_tight { rng.u64(SEGMENTS_TIGHT) } else { SEGMENTS };
+    let mut disk = Disk::new((segments + 2) << (SEGMENT_SHIFT - 9), fallocate);
+    disk.vault = Some(Vault::new(is_tight));
     disk
 }
 
@@ -63,7 +73,17 @@ pub(crate) fn format(disk: &mut Disk, len_sectors: Sector, rng: &mut Rng) {
 }
 
 /// What a table line says behind its length.
-pub(crate) fn line(disk: usize, rng: &mut Rng) -> String {
+pub(crate) fn line(disk: usize, is_tight: bool, rng: &mut Rng) -> String {
+    // What can be compressed fills no disk. The default, a minute, is longer than a world lasts.
+    let tight = [
+        " 4 compressor none queue_if_no_space 1",
+        " 3 compressor none error_if_no_space",
+        " 5 writethrough compressor none queue_if_no_space 1",
+        " 2 queue_if_no_space 1",
+    ];
+    if is_tight {
+        return format!("compress disk{disk}{}", tight[rng.usize(0..tight.len())]);
+    }
     let arguments = [
         "",
         " 1 writethrough",

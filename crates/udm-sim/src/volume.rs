@@ -76,14 +76,18 @@ impl Volume {
             let (rng, swarm) = (&mut state.rng, &state.swarm);
             let mut inventor = Inventor { rng, swarm, space: &mut space };
             let name = format!("v{index}r{round}");
-            let vault = state.disks.iter().position(|disk| disk.is_vault && index == 0);
+            let vault = state.disks.iter().position(|disk| disk.vault.is_some() && index == 0);
             match vault {
                 None => inventor.stack(&name)?,
                 Some(disk) => {
-                    let stack = inventor.vault(&name, disk);
+                    let is_tight = state.disks[disk].is_tight();
+                    let stack = inventor.vault(&name, disk, is_tight);
                     let len_sectors = stack.nodes[0].len_sectors();
                     vault::format(&mut state.disks[disk], len_sectors, &mut state.rng);
                     state.tally.count("compress volumes");
+                    if is_tight {
+                        state.tally.count("compress volumes with little space");
+                    }
                     stack
                 }
             }
@@ -109,7 +113,15 @@ impl Volume {
     /// A volume over a stack whose devices do not exist yet.
     pub(crate) fn over(director: &Director, index: usize, stack: Stack) -> Volume {
         let (classes, spots) = stack.map();
-        director.stage.get().oracle.open_volume(index, classes);
+        {
+            let mut state = director.stage.get();
+            state.oracle.open_volume(index, classes);
+            // The cleaner leaves segments alone that it could not read.
+            let has_faults = state.swarm.faults.eio > 0;
+            if stack.vault().is_some_and(|disk| has_faults || state.disks[disk].is_tight()) {
+                state.oracle.may_be_full(index);
+            }
+        }
         let (crew, director) = (Rc::default(), director.clone());
         let mut volume = Volume { director, index, stack, spots: Vec::new(), crew };
         volume.move_in(spots);

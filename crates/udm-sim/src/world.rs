@@ -128,7 +128,7 @@ fn draw_state(scenario: &Scenario) -> SimState {
         disks.push(Disk::new(len, swarm.fallocate));
     }
     if swarm.compress {
-        disks.push(vault::disk(swarm.fallocate));
+        disks.push(vault::disk(swarm.fallocate, &mut rng));
     }
     let lanes = (0..swarm.lanes).map(|_| LaneIo::new()).collect();
     let mut trace = Trace::new(scenario.trace);
@@ -143,6 +143,7 @@ fn draw_state(scenario: &Scenario) -> SimState {
         disks,
         paths,
         pinned: BTreeSet::new(),
+        resuming: 0,
         ops: Ops::default(),
         lanes,
         oracle,

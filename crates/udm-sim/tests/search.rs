@@ -59,6 +59,7 @@ fn a_short_search_breaks_no_promise_and_leaves_nothing_out() {
         "suspend given up",
         "suspends that may abort",
         "compress volumes",
+        "bios without space",
         "swaps",
         "relayouts",
         "grows",
@@ -103,6 +104,7 @@ fn a_short_search_over_multipath_breaks_no_promise_and_leaves_nothing_out() {
         "queueing turned off and on",
         "suspend flush",
         "suspend noflush",
+        "bios without space",
         "swaps",
         "tables refused for the size of a path",
     ] {

@@ -2,8 +2,8 @@
 //!
 //! Both ends use them, so what the client can ask and what the server understands cannot drift
 //! apart; a test compares every field with the published interface file. `types.rs` holds what
-//! answers are made of, `paths.rs` those about paths, `tls.rs` what an export has of TLS, `error.rs`
-//! the one error.
+//! answers are made of, `paths.rs` those about paths, `tls.rs` what an export has of TLS, and
+//! `error.rs` the one error.
 //!
 //! Parameters that are not known are refused (`deny_unknown_fields`): a misspelt option must not be
 //! silently ignored. Answers are open the other way: a client ignores fields it does not know.

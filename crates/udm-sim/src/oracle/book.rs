@@ -52,6 +52,8 @@ pub(crate) struct Volume {
     pub(crate) epoch: u64,
     pub(crate) last_started: BTreeMap<(u64, usize), (u64, u32)>,
     pub(crate) last_good_flush: Tick,
+    /// Writes may be refused for want of space.
+    pub(crate) may_be_full: bool,
 }
 
 impl Volume {
@@ -67,6 +69,7 @@ impl Volume {
             epoch: 0,
             last_started: BTreeMap::new(),
             last_good_flush: now,
+            may_be_full: false,
         }
     }
 
@@ -142,6 +145,13 @@ impl Oracle {
             self.volumes.resize_with(index + 1, || None);
         }
         self.volumes[index] = Some(Volume::new(classes, now));
+    }
+
+    /// What can be written to the volume may be more than there is room for.
+    pub(crate) fn may_be_full(&mut self, index: usize) {
+        if let Some(volume) = self.volumes[index].as_mut() {
+            volume.may_be_full = true;
+        }
     }
 
     /// A volume is gone.

@@ -220,6 +220,7 @@ impl Oracle {
         let end = asked.sector.saturating_add(asked.len_sectors);
         let unsupported =
             status == Status::NotSupported && matches!(asked.op, Op::Discard | Op::WriteZeroes);
+        let full = status == Status::NoSpace && asked.op.is_write() && volume.may_be_full;
         let beyond = asked.len_sectors > 0 && volume.may_overhang(end, record.start);
         let reclassed =
             (asked.sector..end).any(|sector| !volume.is_sure_of_class(sector, record.start));
@@ -235,7 +236,7 @@ impl Oracle {
             end,
             start: record.start,
         });
-        if !(unsupported || beyond || by_design || flush_failed || explained) {
+        if !(unsupported || full || beyond || by_design || flush_failed || explained) {
             self.violate(format!("bio {number} {asked:?} failed ({status:?}) for no reason"));
         }
     }

@@ -18,7 +18,7 @@
 
 use super::options::{State, TICKET_OF_CUT};
 use super::shared::{Core, Resizing};
-use super::write::{accept, push_unmap};
+use super::write::{Ask, accept, push_unmap};
 use crate::compress::format::checkpoint::REGIONS_MAX;
 use crate::compress::format::{BLOCK_BYTES, Geometry, Superblock};
 use alloc::rc::Rc;
@@ -133,7 +133,9 @@ async fn try_resize(core: &Rc<Core>, sizes: Sizes) -> Result<(), ResizeFault> {
         core.live.borrow_mut().limit_blocks = logical_blocks;
         let mut pieces = Vec::new();
         push_unmap(logical_blocks..old_blocks, &mut pieces);
-        let cut = accept(core, &pieces, logical_blocks..old_blocks, false, None).await;
+        let (blocks, since) = (logical_blocks..old_blocks, core.port.clock.now());
+        let ask = Ask { pieces: &pieces, blocks, has_lock: false, ticket: None, since };
+        let cut = accept(core, &ask).await;
         // In the step that accepted it.
         match cut {
             Ok(_sequence) => core.port.note_accepted(TICKET_OF_CUT),

@@ -124,6 +124,10 @@ struct Alarm<'a> {
 
 impl Alarm<'_> {
     fn set(&self, waker: &Waker) {
+        if self.deadline == Nanos(u64::MAX) {
+            // It never comes, and whoever sleeps until the next alarm need not know of it.
+            return;
+        }
         let key = self.key.get().unwrap_or_else(|| {
             self.clock.count.set(self.clock.count.get() + 1);
             (self.deadline, self.clock.count.get())
@@ -195,5 +199,18 @@ mod tests {
         signal.notify();
         tasks.run_ready();
         assert_eq!((clock.next(), outcomes.get()), (None, (Some(None), Some(Some(7)))));
+    }
+
+    /// Found by the simulator: its clock went past the end of time.
+    #[test]
+    fn a_time_that_never_comes_is_no_alarm() {
+        let mut tasks = Executor::new(Arc::new(NoWake));
+        let (signal, clock) = (Rc::new(Signal::default()), Rc::new(Clock::default()));
+        let (waits, sleeps) = (Rc::clone(&signal), Rc::clone(&clock));
+        tasks.spawn(async move {
+            sleeps.wait_until(Nanos(u64::MAX), &waits, || None::<()>).await;
+        });
+        tasks.run_ready();
+        assert_eq!(clock.next(), None);
     }
 }

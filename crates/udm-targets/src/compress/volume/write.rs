@@ -24,7 +24,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use udm_lane::{Payload, yield_now};
-use udm_types::{BioFlags, Op, Status};
+use udm_types::{BioFlags, Nanos, Op, Status};
 
 /// Segments that discards may still take from the reserve: they are how space comes back.
 const UNMAP_RESERVE: usize = 2;
@@ -92,6 +92,7 @@ async fn store(
     claim_bytes: usize,
     ticket: u64,
 ) -> Result<u64, Status> {
+    let since = core.port.clock.now();
     let claim = Claim::new(core, claim_bytes + CLAIM_EXTRA_BYTES).await;
     let blocks = bytes.start / BLOCK_BYTES..bytes.end.div_ceil(BLOCK_BYTES);
     let is_partial =
@@ -108,7 +109,9 @@ async fn store(
         Content::Data(payload) => data_pieces(core, &bytes, payload, &patched).await,
         Content::Zeroes => zero_pieces(core, &bytes, &patched),
     };
-    let sequence = accept(core, &pieces, blocks, lock.is_some(), Some(ticket)).await?;
+    let has_lock = lock.is_some();
+    let ask = Ask { pieces: &pieces, blocks, has_lock, ticket: Some(ticket), since };
+    let sequence = accept(core, &ask).await?;
     drop(claim);
     Ok(sequence)
 }
@@ -265,37 +268,43 @@ fn zero_pieces(core: &Core, bytes: &Range<u64>, patched: &[Patched]) -> Vec<Piec
     pieces
 }
 
+/// What shall be accepted.
+pub(super) struct Ask<'a> {
+    /// What the log gets.
+    pub(super) pieces: &'a [Piece],
+    /// The blocks it changes.
+    pub(super) blocks: Range<u64>,
+    /// The asker has them locked.
+    pub(super) has_lock: bool,
+    /// The request; none of a resize.
+    pub(super) ticket: Option<u64>,
+    /// When the request came: how long it waits for space counts from here, also if it waited for
+    /// others that waited for space.
+    pub(super) since: Nanos,
+}
+
 /// Waits until the log can take the pieces, and appends them in one step.
-pub(super) async fn accept(
-    core: &Rc<Core>,
-    pieces: &[Piece],
-    blocks: Range<u64>,
-    has_lock: bool,
-    ticket: Option<u64>,
-) -> Result<u64, Status> {
+pub(super) async fn accept(core: &Rc<Core>, ask: &Ask<'_>) -> Result<u64, Status> {
+    let timeout = match core.port.options.no_space {
+        NoSpace::Error => Nanos(u64::MAX),
+        NoSpace::Queue { timeout } => timeout,
+    };
+    let mut deadline = ask.since + timeout;
     loop {
-        let timeout = match core.port.options.no_space {
-            NoSpace::Error => udm_types::Nanos(u64::MAX),
-            NoSpace::Queue { timeout } => timeout,
-        };
-        let deadline = core.port.clock.now() + timeout;
-        let attempt = || try_accept(core, pieces, &blocks, has_lock, ticket);
+        let attempt = || try_accept(core, ask);
         if let Some(outcome) = core.port.clock.wait_until(deadline, &core.room, attempt).await {
             return outcome;
         }
         if core.live.borrow().is_out_of_space {
             return Err(Status::NoSpace);
         }
+        // It waited for something else.
+        deadline = core.port.clock.now() + timeout;
     }
 }
 
-fn try_accept(
-    core: &Core,
-    pieces: &[Piece],
-    blocks: &Range<u64>,
-    has_lock: bool,
-    ticket: Option<u64>,
-) -> Option<Result<u64, Status>> {
+fn try_accept(core: &Core, ask: &Ask<'_>) -> Option<Result<u64, Status>> {
+    let Ask { pieces, blocks, ticket, .. } = ask;
     if let Some(status) = core.refusal() {
         return Some(Err(status));
     }
@@ -304,7 +313,7 @@ fn try_accept(
     if ticket.is_some() && blocks.end > live.limit_blocks {
         return Some(Err(Status::Invalid));
     }
-    if !has_lock && live.is_locked(blocks) {
+    if !ask.has_lock && live.is_locked(blocks) {
         return None;
     }
     if live.map.active.memory_bytes() >= core.port.options.delta_bytes / 2 {
@@ -331,7 +340,7 @@ fn try_accept(
     drop(live);
     let sequence = core.append(&plan, pieces, false);
     if let Some(ticket) = ticket {
-        core.port.note_accepted(ticket);
+        core.port.note_accepted(*ticket);
     }
     Some(Ok(sequence))
 }

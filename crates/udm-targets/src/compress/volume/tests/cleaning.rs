@@ -97,6 +97,30 @@ fn writes_wait_for_space_until_their_time_is_over() {
     assert_eq!(world.end(waiting), Some(Status::NoSpace));
 }
 
+/// Found by the simulator: of writes to one block, each waited its whole time after the one before
+/// it had failed.
+#[test]
+fn those_who_wait_for_each_other_wait_for_space_together() {
+    let timeout = Nanos::from_secs(60);
+    let options = Options { no_space: NoSpace::Queue { timeout }, ..Options::default() };
+    let mut world = World::open(formatted(tiny_shape(), 20, 600), options);
+    world.run();
+    for block in 0.. {
+        let ticket = world.submit_write(block * BLOCK, &noise(1, block), BioFlags::empty());
+        if world.end(ticket).is_none() {
+            break;
+        }
+    }
+    let small = noise(1, 9);
+    let waiting: Vec<u64> =
+        (0..5).map(|at| world.submit_write(at * 512, &small[..512], BioFlags::empty())).collect();
+    world.run();
+    world.now = world.now + timeout;
+    for ticket in waiting {
+        assert_eq!(world.end(ticket), Some(Status::NoSpace));
+    }
+}
+
 #[test]
 fn whoever_waits_for_space_goes_before_the_cleaners_copies() {
     // Nearly full, and what is freed has to be discarded first: the cleaner took it again for
