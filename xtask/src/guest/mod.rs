@@ -8,6 +8,7 @@
 //! The tricky case is a guest that hangs: QEMU is started under `timeout`, and the end of its
 //! console is shown.
 
+mod cuse;
 mod machine;
 mod vhost_user;
 
@@ -24,6 +25,8 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Front {
+    /// The control device by CUSE: ioctls, poll, signals, and the tests of the crate devicemapper.
+    Cuse(cuse::Args),
     /// A virtio disk by vhost-user-blk: mkfs, files, fsck, with swaps, growth and kills meanwhile.
     VhostUser(vhost_user::Args),
 }
@@ -34,12 +37,14 @@ pub(crate) fn short(root: &Path) -> Result<(), Failed> {
         println!("no QEMU or no kernel for it (cargo xtask oracle --setup); left out: the guest");
         return Ok(());
     }
+    cuse::run(root, &cuse::Args { udm: None, crate_tests: None })?;
     vhost_user::run(root, &vhost_user::Args { rounds: 6, udm: None })
 }
 
 /// Tries one front end.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     match &args.front {
+        Front::Cuse(args) => cuse::run(root, args),
         Front::VhostUser(args) => vhost_user::run(root, args),
     }
 }

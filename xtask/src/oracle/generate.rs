@@ -21,6 +21,8 @@ const BATCH: u64 = 250;
 /// What a word of a table is replaced with when it is damaged.
 const GARBAGE: [&str; 12] =
     ["x", "-1", "0x8", "1.5", "", "8x", "nosuch", "R0", "0", "1", "99", "a/b"];
+/// Where flakey counts its features in a line.
+const FLAKEY_COUNT_AT: usize = 7;
 const NAMES: [&str; 4] = ["a", "b", "c", "nosuch"];
 
 /// Asks both about `count` scripts.
@@ -223,14 +225,18 @@ fn line(dice: &mut Dice, start: u64, stacks: bool) -> String {
     let mut words: Vec<&str> = line.split(' ').collect();
     let len = u64::try_from(words.len()).unwrap_or(1);
     let at = usize::try_from(dice.roll(len)).unwrap_or(0);
-    // Linux ignores words behind flakey's features, we refuse them: in the list of differences.
+    // Linux ignores words behind flakey's features, we refuse them: in the list of differences. So
+    // no word is added, and the count of features gets no smaller.
     let is_flakey = words.contains(&"flakey");
+    let is_count = is_flakey && at == FLAKEY_COUNT_AT;
     match dice.roll(3) {
         // With a word less before it a path would be the type, and dmsetup itself refuses that.
         _ if at < 3 => words.iter_mut().skip(at).take(1).for_each(|word| *word = "nosuch"),
         0 => drop(words.remove(at)),
         1 if !is_flakey => words.insert(at, dice.pick(&GARBAGE)),
-        _ => words.iter_mut().skip(at).take(1).for_each(|word| *word = dice.pick(&GARBAGE)),
+        _ => words.iter_mut().skip(at).take(1).for_each(|word| {
+            *word = Some(dice.pick(&GARBAGE)).filter(|_| !is_count).unwrap_or("nosuch");
+        }),
     }
     words.join(" ")
 }
@@ -263,6 +269,20 @@ fn multipath(dice: &mut Dice) -> String {
 #[cfg(test)]
 mod tests {
     use super::script;
+
+    #[test]
+    fn flakey_has_no_words_behind_its_features() {
+        // Seed 20261683 had "0 drop_writes".
+        for script in (0..3000).chain([20_261_683]).map(script) {
+            for line in script.iter().flat_map(|command| command.split('"')) {
+                let words: Vec<&str> = line.split(' ').collect();
+                let count = words.get(7).filter(|_| words.get(2) == Some(&"flakey"));
+                if let Some(count) = count.and_then(|count| count.parse::<usize>().ok()) {
+                    assert!(words.len() - 8 <= count, "{line}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_seed_is_a_script() {

@@ -239,6 +239,9 @@ pub struct DaemonArgs {
     /// Keep a symbolic link here, named as the device, to the file of each device that has one.
     #[arg(long, value_name = "DIR")]
     pub links: Option<PathBuf>,
+    /// Answer the device mapper's ioctls at the node /dev/NAME, too, by CUSE. Needs root.
+    #[arg(long, value_name = "NAME")]
+    pub control_device: Option<String>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
     pub engine: EngineArgs,

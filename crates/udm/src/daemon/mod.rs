@@ -10,6 +10,7 @@
 //!
 //! `up` and `run` use the same parts ([`Service`]), without a state directory.
 
+mod control_device;
 mod exports;
 mod goodbye;
 mod journal;
@@ -135,6 +136,9 @@ pub fn run(args: &DaemonArgs, socket: &Path, json: bool) -> Result<(), Failure> 
     let end = EndWatch::start(Second::Ends)?;
     let mut warn = |text: &str| eprintln!("udm: warning: {text}");
     let service = Service::start(&args.engine, socket, args.state.as_deref(), &end, &mut warn)?;
+    if let (Some(name), Some(socket)) = (&args.control_device, service.socket()) {
+        control_device::start(name, socket)?;
+    }
     if let Some(folder) = &args.links {
         service.ops().link_in(folder)?;
     }

@@ -87,6 +87,25 @@ fn a_device_that_is_a_file_can_be_opened_and_has_a_link() {
 }
 
 #[test]
+fn without_cuse_or_with_a_bad_name_there_is_no_control_device() {
+    let fails = |name: &str, words: &str| {
+        let place = Place::new();
+        let ran = place.udm(&["daemon", "--control-device", name]);
+        let said = ran.fails("UDM-0504");
+        assert!(said.contains(words), "{said}");
+        assert!(!place.path("control.sock").exists(), "nothing is left of it");
+    };
+    for name in ["", "/dev/x", "a//b", "../x", "a!b"] {
+        fails(name, "is no name of a device below /dev");
+    }
+    if Path::new("/dev/cuse").exists() {
+        println!("this machine has CUSE; what is said without it is not tested");
+    } else {
+        fails("udm-test", "udm exec needs no node at all");
+    }
+}
+
+#[test]
 fn the_number_is_that_of_the_loop_device() {
     if !has("dmsetup") {
         return;
