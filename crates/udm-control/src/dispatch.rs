@@ -429,6 +429,7 @@ impl Control<'_> {
                 (ExportKind::Nbd, call.nbd.as_deref()),
                 (ExportKind::Fuse, call.fuse.as_deref()),
                 (ExportKind::VhostUser, call.vhost_user.as_deref()),
+                (ExportKind::Ublk, call.ublk.as_deref()),
             ])?,
             name: call.name,
             read_only: call.read_only,

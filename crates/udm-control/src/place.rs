@@ -18,12 +18,14 @@ pub enum ExportKind {
     Fuse,
     /// vhost-user-blk: the disk of a virtual machine.
     VhostUser,
+    /// ublk: a disk of this machine's kernel.
+    Ublk,
 }
 
 impl ExportKind {
     /// All kinds.
     pub const ALL: &'static [ExportKind] =
-        &[ExportKind::Nbd, ExportKind::Fuse, ExportKind::VhostUser];
+        &[ExportKind::Nbd, ExportKind::Fuse, ExportKind::VhostUser, ExportKind::Ublk];
 
     /// The word of calls and files.
     pub fn word(self) -> &'static str {
@@ -31,6 +33,7 @@ impl ExportKind {
             ExportKind::Nbd => "nbd",
             ExportKind::Fuse => "fuse",
             ExportKind::VhostUser => "vhost_user",
+            ExportKind::Ublk => "ublk",
         }
     }
 

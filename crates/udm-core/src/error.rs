@@ -183,11 +183,13 @@ error_codes! {
     NoSuchExport = "UDM-0502", NoDevice, "no such export",
         "`udm exports` lists the exports.";
     BadAddress = "UDM-0503", Invalid, "not a valid address",
-        "An NBD address is unix:PATH or tcp:HOST:PORT. Port 0 takes a free one and prints it. A FUSE export is the path of a file.";
+        "An NBD address is unix:PATH or tcp:HOST:PORT. Port 0 takes a free one and prints it. A FUSE export is the path of a file. A ublk export is a number, or nothing.";
     ListenFailed = "UDM-0504", Io, "the address cannot be listened on",
         "The system's reason is in the message. Is the port or socket path in use by something else?";
     MountFailed = "UDM-0505", Io, "the device cannot be mounted as a file",
         "The system's reason is in the message. A FUSE export needs /dev/fuse, and root or the program fusermount3 (package fuse3); in a container, --device /dev/fuse and the right to mount. It is mounted over a regular file.";
+    DiskFailed = "UDM-0506", Io, "the device cannot be a disk of the kernel",
+        "The system's reason is in the message. A ublk export needs Linux 6.5 or newer with ublk (modprobe ublk_drv), io_uring, and root.";
     TlsFiles = "UDM-0511", Invalid, "TLS cannot be set up with these files",
         "The message names the file and what is wrong with it. A directory for TLS holds server-cert.pem and server-key.pem, and ca-cert.pem if clients have to show a certificate; the key must not be readable by everybody. docs/fronts/nbd.md shows how to make them.";
     BadConfig = "UDM-0601", Invalid, "the file is not understood",

@@ -21,6 +21,7 @@ pub(crate) enum Shape {
     Send,
     Accept,
     Watch,
+    Command { code: u32, words: [u8; 8] },
 }
 
 /// Takes an operation apart: which file, what to do, with which memory.
@@ -40,6 +41,9 @@ pub(crate) fn split(op: DriverOp) -> (Handle, Shape, Payload) {
         DriverOp::Send { handle, payload } => (handle, Shape::Send, payload),
         DriverOp::Accept { handle } => (handle, Shape::Accept, Payload::empty()),
         DriverOp::Watch { handle } => (handle, Shape::Watch, Payload::empty()),
+        DriverOp::Command { handle, code, words } => {
+            (handle, Shape::Command { code, words }, Payload::empty())
+        }
     }
 }
 
@@ -51,7 +55,12 @@ impl Shape {
             Shape::Fallocate { kind: _, offset_bytes, len_bytes } => {
                 offset_bytes.saturating_add(len_bytes)
             }
-            Shape::Sync | Shape::Recv | Shape::Send | Shape::Accept | Shape::Watch => 0,
+            Shape::Sync
+            | Shape::Recv
+            | Shape::Send
+            | Shape::Accept
+            | Shape::Watch
+            | Shape::Command { .. } => 0,
         };
         if end > i64::MAX as u64 { Err(Errno(libc::EINVAL)) } else { Ok(()) }
     }
@@ -69,6 +78,7 @@ impl Shape {
             | (Shape::Send, _) => OpKind::Send,
             (Shape::Accept, _) => OpKind::Accept,
             (Shape::Watch, _) => OpKind::Watch,
+            (Shape::Command { .. }, _) => OpKind::Command,
             (Shape::Read { .. } | Shape::Write { .. }, FileClass::Storage)
             | (Shape::Sync | Shape::Fallocate { .. }, _) => OpKind::Storage,
         }
@@ -90,6 +100,8 @@ pub(crate) enum OpKind {
     Accept,
     /// When cancelled; has many results that mean nothing but "look".
     Watch,
+    /// When the device answers; it owns no memory, and nothing else ends it.
+    Command,
 }
 
 /// `fallocate`'s mode for a kind.

@@ -15,8 +15,11 @@
 //! | [`fuse`] | FUSE, the device as one file, mounted |
 //! | [`nbd`] | Network Block Device, fixed newstyle, unix sockets and TCP |
 //! | [`vhost_user`] | vhost-user-blk: the disk of a virtual machine |
+//! | [`ublk`] | ublk: a disk of this machine's kernel |
 #![deny(unsafe_code)]
 
 pub mod fuse;
+mod lanes;
 pub mod nbd;
+pub mod ublk;
 pub mod vhost_user;

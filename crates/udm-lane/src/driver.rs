@@ -24,6 +24,8 @@ pub struct Handle(pub u32);
 
 /// "Network is unreachable", as Linux numbers it.
 const ENETUNREACH: Errno = Errno(101);
+/// "Function not implemented".
+const ENOSYS: Errno = Errno(38);
 
 /// What the operating system calls a descriptor, handed to [`Driver::register`].
 ///
@@ -125,6 +127,26 @@ pub enum DriverOp {
         /// The eventfd.
         handle: Handle,
     },
+    /// A command of a device of the kernel that is driven through the ring (ublk's queues). It
+    /// ends when the device answers, however long that takes; it cannot be cancelled.
+    Command {
+        /// The device.
+        handle: Handle,
+        /// Which command, as the device numbers it.
+        code: u32,
+        /// What goes with it, as the device lays it out. There is no room for an address: no memory
+        /// belongs to a command.
+        words: [u8; 8],
+    },
+}
+
+/// A direction of [`Driver::copy_now`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyWay {
+    /// From the file into memory.
+    Out,
+    /// From memory into the file.
+    In,
 }
 
 /// The end of an operation (or one result of a multishot one).
@@ -188,6 +210,22 @@ pub trait Driver {
     /// counter full) is not.
     fn signal(&mut self, handle: Handle) {
         let _ = handle;
+    }
+
+    /// Copies between memory and a file of the kernel that answers at once, since it only copies
+    /// (the data of a ublk request). Bytes done. Not for anything that may wait.
+    ///
+    /// # Errors
+    /// The file's; `ENOSYS` from a driver without such files.
+    fn copy_now(
+        &mut self,
+        handle: Handle,
+        offset_bytes: u64,
+        payload: &Payload,
+        way: CopyWay,
+    ) -> OpResult {
+        let _ = (handle, offset_bytes, payload, way);
+        Err(ENOSYS)
     }
 
     /// Asks for an operation to end early; it still completes exactly once.

@@ -22,7 +22,7 @@ mod timers;
 
 pub use buffer::{BUF_ALIGN_BYTES, Buf};
 pub use driver::{
-    Completion, Driver, DriverOp, Errno, FallocateKind, Handle, NoWake, OpResult, OpToken,
+    Completion, CopyWay, Driver, DriverOp, Errno, FallocateKind, Handle, NoWake, OpResult, OpToken,
     PeerAddress, RawHandle, Wake,
 };
 pub use executor::{Executor, TaskId, yield_now};

@@ -147,7 +147,8 @@ impl SimState {
             DriverOp::Recv { .. }
             | DriverOp::Send { .. }
             | DriverOp::Accept { .. }
-            | DriverOp::Watch { .. } => {
+            | DriverOp::Watch { .. }
+            | DriverOp::Command { .. } => {
                 return self.refuse_op(lane, token, EINVAL, Payload::empty());
             }
         };

@@ -144,9 +144,10 @@ fn parts(op: DriverOp) -> (Option<Handle>, Payload) {
         | DriverOp::Write { payload, .. }
         | DriverOp::Send { payload, .. } => (None, payload),
         DriverOp::Recv { segment, .. } => (None, Payload::from(segment)),
-        DriverOp::Fallocate { .. } | DriverOp::Accept { .. } | DriverOp::Watch { .. } => {
-            (None, Payload::empty())
-        }
+        DriverOp::Fallocate { .. }
+        | DriverOp::Accept { .. }
+        | DriverOp::Watch { .. }
+        | DriverOp::Command { .. } => (None, Payload::empty()),
     }
 }
 

@@ -130,7 +130,16 @@ pub(super) struct Told {
 impl Told {
     /// Fails with the end of the console if these were not the last words.
     pub(super) fn expect_last(&self, wanted: &str) -> Result<(), Failed> {
-        if self.last == wanted {
+        self.expect(self.last == wanted, wanted)
+    }
+
+    /// Fails with the end of the console if the last words did not begin like this.
+    pub(super) fn expect_last_to_begin(&self, wanted: &str) -> Result<(), Failed> {
+        self.expect(self.last.starts_with(wanted), wanted)
+    }
+
+    fn expect(&self, is_right: bool, wanted: &str) -> Result<(), Failed> {
+        if is_right {
             return Ok(());
         }
         let from = self.console.len().saturating_sub(20);

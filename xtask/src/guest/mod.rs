@@ -10,6 +10,7 @@
 
 mod cuse;
 mod machine;
+mod ublk;
 mod vhost_user;
 
 use crate::oracle::setup::{cache, kernel_tree};
@@ -29,6 +30,8 @@ enum Front {
     Cuse(cuse::Args),
     /// A virtio disk by vhost-user-blk: mkfs, files, fsck, with swaps, growth and kills meanwhile.
     VhostUser(vhost_user::Args),
+    /// The kernel's ublk disk, its daemon in the guest: load, files, fsck, with swaps and kills.
+    Ublk(ublk::Args),
 }
 
 /// A short form for CI; says so where the machine has no guest.
@@ -38,7 +41,8 @@ pub(crate) fn short(root: &Path) -> Result<(), Failed> {
         return Ok(());
     }
     cuse::run(root, &cuse::Args { udm: None, crate_tests: None })?;
-    vhost_user::run(root, &vhost_user::Args { rounds: 6, udm: None })
+    vhost_user::run(root, &vhost_user::Args { rounds: 6, udm: None })?;
+    ublk::run(root, &ublk::Args { rounds: 3, kills: 3, udm: None })
 }
 
 /// Tries one front end.
@@ -46,5 +50,6 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     match &args.front {
         Front::Cuse(args) => cuse::run(root, args),
         Front::VhostUser(args) => vhost_user::run(root, args),
+        Front::Ublk(args) => ublk::run(root, args),
     }
 }

@@ -230,6 +230,9 @@ methods! {
         /// As the disk of a virtual machine, at this unix socket.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vhost_user: Option<String>,
+        /// As a disk of the kernel: the number of `/dev/ublkbN`, or `auto`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ublk: Option<String>,
         /// Name of the export; the device's name if left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,

@@ -51,6 +51,8 @@ fn methods_of_file_and_code_have_the_same_parameters() {
 fn types_of_file_and_code_have_the_same_fields() {
     let file = fields_in_file("\ntype ");
     let full = Selector { name: Some(String::new()), uuid: Some(String::new()), minor: Some(0) };
+    let some = || Some(String::new());
+    let full_export = ExportState { block_device: some(), note: some(), ..ExportState::default() };
     let code = [
         ("Selector", keys(&full)),
         ("SuspendState", keys(&SuspendState::default())),
@@ -61,7 +63,7 @@ fn types_of_file_and_code_have_the_same_fields() {
         ("RequestCounters", keys(&RequestCounters::default())),
         ("Gauges", keys(&Gauges::default())),
         ("TargetType", keys(&TargetType::default())),
-        ("ExportState", keys(&ExportState::default())),
+        ("ExportState", keys(&full_export)),
         ("Tls", keys(&Tls { required: Some(true), verify_peer: Some(true), ..Tls::default() })),
         ("PathPolicy", keys(&full_policy())),
         ("PathStatus", keys(&PathStatus::default())),

@@ -263,7 +263,7 @@ pub struct ExportState {
     pub name: String,
     /// Name of the device.
     pub device: String,
-    /// How it is served: `nbd` or `fuse`.
+    /// How it is served: `nbd`, `fuse`, `vhost_user` or `ublk`.
     pub kind: String,
     /// Where, as its kind writes it: `unix:PATH`, `tcp:HOST:PORT`, or the path of a file.
     pub address: String,
@@ -273,4 +273,10 @@ pub struct ExportState {
     pub read_only: bool,
     /// Clients connected now.
     pub connections: u32,
+    /// The kernel's number of the disk, `MAJOR:MINOR`, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_device: Option<String>,
+    /// Something its users should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }

@@ -197,6 +197,8 @@ impl Driver for PortableDriver {
                     file.work_outbound(vectors, ready);
                 }
             }
+            // Only a ring can carry them.
+            OpKind::Command => self.refuse(token, op.payload, Errno(libc::ENOSYS)),
             OpKind::Storage => {
                 let file = Arc::clone(&file.fd);
                 self.waiting.push_back(Job { token, file, shape, payload: op.payload });

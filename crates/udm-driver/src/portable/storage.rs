@@ -43,6 +43,8 @@ pub(crate) fn run(
             })
         }
         // The driver tries these itself and never hands them to the pool.
-        Shape::Recv | Shape::Send | Shape::Accept | Shape::Watch => Err(Errno(libc::EINVAL)),
+        Shape::Recv | Shape::Send | Shape::Accept | Shape::Watch | Shape::Command { .. } => {
+            Err(Errno(libc::EINVAL))
+        }
     }
 }

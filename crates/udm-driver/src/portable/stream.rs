@@ -132,7 +132,7 @@ fn attempt(fd: &OwnedFd, class: FileClass, op: &StreamOp, vectors: &mut Vectors)
         // There is nothing to do but to tell.
         Shape::Watch => Ok(0),
         // The driver hands these to the pool.
-        Shape::Sync | Shape::Fallocate { .. } => Err(Errno(libc::EINVAL)),
+        Shape::Sync | Shape::Fallocate { .. } | Shape::Command { .. } => Err(Errno(libc::EINVAL)),
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn entry(shape: Shape, target: Target, slot: &mut Slot, multishot: bo
             opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
         }
         Shape::Watch => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build(),
+        Shape::Command { code, words } => command(fd, code, words),
         Shape::Accept => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
             .flags(libc::SOCK_CLOEXEC)
             .build(),
@@ -70,6 +71,13 @@ pub(crate) fn wait_for_message(target: Target, user_data: u64) -> Entry {
     let mut flags = Flags::IO_LINK;
     flags.set(Flags::FIXED_FILE, target.fixed);
     poll.flags(flags).user_data(user_data | POLL_BIT)
+}
+
+/// Where a ublk command has room for an address, there is always zero.
+fn command(fd: types::Fd, code: u32, words: [u8; 8]) -> Entry {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&words);
+    opcode::UringCmd16::new(fd, code).cmd(bytes).build()
 }
 
 fn read(fd: types::Fd, slot: &mut Slot, offset_bytes: u64) -> Entry {

@@ -24,6 +24,7 @@ mod teardown;
 mod write_thread;
 mod writer;
 
+use crate::calls::retry;
 use crate::clock;
 use crate::error::DriverError;
 use crate::handles::{
@@ -32,6 +33,7 @@ use crate::handles::{
 };
 use crate::shape::{OpKind, Shape, split};
 use crate::sockets::begin_connect;
+use crate::vectors::Vectors;
 use crate::wake::EventWake;
 use entry::Target;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -40,7 +42,7 @@ use std::collections::VecDeque;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use udm_lane::{
-    Completion, Driver, DriverOp, Errno, Handle, OpResult, OpToken, Payload, PeerAddress,
+    Completion, CopyWay, Driver, DriverOp, Errno, Handle, OpResult, OpToken, Payload, PeerAddress,
     RawHandle, Wake,
 };
 use udm_types::Nanos;
@@ -68,6 +70,8 @@ pub(crate) struct UringDriver {
     writer: Writer,
     /// How often the ring was entered.
     enters: u64,
+    /// The address list of copies that are made at once.
+    copies: Vectors,
     wake: Arc<EventWake>,
 }
 
@@ -101,6 +105,7 @@ impl UringDriver {
             signalled: Vec::new(),
             writer: Writer::new(Arc::clone(&wake)),
             enters: 0,
+            copies: Vectors::new(),
             wake,
         };
         driver.arm_doorbell();
@@ -406,6 +411,28 @@ impl Driver for UringDriver {
         let entry = entry::signal(file.target).user_data(USER_CANCEL);
         self.signalled.push(handle);
         self.push(entry);
+    }
+
+    fn copy_now(
+        &mut self,
+        handle: Handle,
+        offset_bytes: u64,
+        payload: &Payload,
+        way: CopyWay,
+    ) -> OpResult {
+        let file = self.files.get_mut(handle).filter(|file| !file.closing);
+        let file = file.ok_or(Errno(libc::EBADF))?;
+        let fd = raw_of(&file.fd);
+        let list = self.copies.fill(payload);
+        let (start, count) = (list.as_ptr(), list.len() as i32);
+        let offset = i64::try_from(offset_bytes).map_err(|_| Errno(libc::EINVAL))?;
+        // SAFETY: the list points into the payload, which the caller keeps for the call.
+        retry(|| unsafe {
+            match way {
+                CopyWay::Out => libc::preadv(fd, start, count, offset),
+                CopyWay::In => libc::pwritev(fd, start, count, offset),
+            }
+        })
     }
 
     fn cancel(&mut self, token: OpToken) {

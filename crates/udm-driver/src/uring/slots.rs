@@ -100,6 +100,13 @@ impl Slots {
             .collect()
     }
 
+    /// Frees the slots of operations whose end nobody waits for and that own no memory.
+    pub(crate) fn forget(&mut self, matches: impl FnMut(&Slot) -> bool) {
+        for user_data in self.find(matches) {
+            self.remove(user_data);
+        }
+    }
+
     fn grow(&mut self) -> u32 {
         let index = u32::try_from(self.slots.len())
             .expect("invariant: fewer than 2^32 operations fit into memory");

@@ -6,6 +6,8 @@
 //! left behind with its memory, on purpose: a leak at the end of a lane is harmless, a write into
 //! memory that somebody else uses is not.
 //!
+//! Commands of devices end with the ring itself, and own nothing; nobody waits for them.
+//!
 //! A connection accepted meanwhile is closed, since nobody will ever learn of it.
 
 use super::UringDriver;
@@ -24,6 +26,7 @@ const DROP_WAIT_MS: u64 = 2_000;
 impl Drop for UringDriver {
     fn drop(&mut self) {
         let deadline = clock::now() + Nanos::from_millis(DROP_WAIT_MS);
+        self.slots.forget(|slot| slot.kind == OpKind::Command);
         self.cancel_all(|slot| slot.kind != OpKind::Storage);
         while self.slots.live_count() > 0 && clock::now() < deadline {
             self.refill();

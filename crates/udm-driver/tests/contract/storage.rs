@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use udm_lane::{Buf, DriverOp, Errno, FallocateKind, Handle, OpToken, Payload, RawHandle};
+use udm_lane::{Buf, CopyWay, DriverOp, Errno, FallocateKind, Handle, OpToken, Payload, RawHandle};
 use udm_types::Nanos;
 
 fn write(handle: Handle, offset_bytes: u64, bytes: &[u8], dsync: bool) -> DriverOp {
@@ -189,4 +189,39 @@ pub(crate) fn a_pipe_waits_for_its_data(mut rig: Rig) {
     drop(writer);
     assert_eq!(rig.run(read(handle, 0, 100)), Ok(0));
     assert!(rig.driver.now() > Nanos::ZERO);
+}
+
+pub(crate) fn a_command_of_a_file_that_has_none_is_refused(mut rig: Rig) {
+    let handle = rig.register(scratch_file());
+    let refused = rig.run(DriverOp::Command { handle, code: 0xC010_7520, words: [0; 8] });
+    assert!(refused.is_err(), "{refused:?}");
+    // The file is as it was.
+    assert_eq!(rig.run(write(handle, 0, b"still", false)), Ok(5));
+    rig.driver.close(handle);
+    let late = rig.run(DriverOp::Command { handle, code: 0xC010_7520, words: [0; 8] });
+    assert_eq!(late, Err(Errno(libc::EBADF)));
+}
+
+pub(crate) fn a_copy_at_once_copies_or_says_that_it_cannot(mut rig: Rig) {
+    let file = scratch_file();
+    let check = file.try_clone().unwrap();
+    let handle = rig.register(file);
+    let bytes = pattern(9, 5_000);
+    let copied = rig.driver.copy_now(handle, 513, &scattered(&bytes, 1_700), CopyWay::In);
+    if rig.driver.name() == "portable" {
+        return assert_eq!(copied, Err(Errno(libc::ENOSYS)));
+    }
+    assert_eq!(copied, Ok(5_000));
+    let mut seen = vec![0; 5_000];
+    check.read_exact_at(&mut seen, 513).unwrap();
+    assert_eq!(seen, bytes);
+    let payload = Payload::from_buf(Buf::alloc(5_000));
+    assert_eq!(rig.driver.copy_now(handle, 513, &payload, CopyWay::Out), Ok(5_000));
+    payload.copy_out(0, &mut seen);
+    assert_eq!(seen, bytes);
+    let beyond = rig.driver.copy_now(handle, u64::MAX, &payload, CopyWay::Out);
+    assert_eq!(beyond, Err(Errno(libc::EINVAL)));
+    rig.driver.close(handle);
+    let late = rig.driver.copy_now(handle, 0, &payload, CopyWay::Out);
+    assert_eq!(late, Err(Errno(libc::EBADF)));
 }

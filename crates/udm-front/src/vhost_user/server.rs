@@ -21,6 +21,7 @@ use super::queue::{Queue, QueueDisk, QueueOrder, QueueReport, QueueWish};
 use super::request::ID_BYTES;
 use super::session::{Host, QueueSetup, Reply, Session};
 use super::wire::{HEADER_BYTES, Header};
+use crate::lanes::{HOME_LANE, Lanes};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno as OsErrno;
 use rustix::net::{
@@ -36,9 +37,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use udm_core::LaneMessage;
-use udm_core::actor::{Actor, ActorCx};
-use udm_core::bio::BioBox;
-use udm_lane::{Mailbox, MailboxFull};
+use udm_core::actor::Actor;
+use udm_lane::Mailbox;
 use udm_types::{ActorId, DeviceId, LaneId};
 
 /// Descriptors in one message, at most; a memory table has eight.
@@ -85,9 +85,9 @@ impl Server {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (events, inbox) = channel();
         let clients = Arc::new(AtomicU32::new(0));
-        let mut lanes = Lanes {
+        let mut served = Served {
             disk,
-            lanes,
+            lanes: Lanes::new(lanes),
             events: events.clone(),
             bell: Arc::clone(&bell),
             inbox,
@@ -100,9 +100,9 @@ impl Server {
         };
         let count = Arc::clone(&clients);
         std::thread::Builder::new().name("udm-vhost-user".to_owned()).spawn(move || {
-            serve(&socket, &mut lanes, &count);
+            serve(&socket, &mut served, &count);
             drop(socket);
-            lanes.done.drain(..).for_each(|done| done());
+            served.done.drain(..).for_each(|done| done());
         })?;
         Ok(Server { events, bell, clients })
     }
@@ -133,12 +133,12 @@ fn silence(bell: &OwnedFd) {
 }
 
 /// The thread: one client after the other.
-fn serve(listener: &OwnedFd, lanes: &mut Lanes, clients: &AtomicU32) {
-    while lanes.stop.is_none() {
-        match wait(listener, &lanes.bell) {
+fn serve(listener: &OwnedFd, served: &mut Served, clients: &AtomicU32) {
+    while served.stop.is_none() {
+        match wait(listener, &served.bell) {
             Ok(true) => {}
             Ok(false) => {
-                lanes.read_events();
+                served.read_events();
                 continue;
             }
             Err(_) => return,
@@ -148,14 +148,14 @@ fn serve(listener: &OwnedFd, lanes: &mut Lanes, clients: &AtomicU32) {
         clients.store(1, Ordering::Relaxed);
         let mut session = Session::default();
         // Why it ended is the client's business, which it can see.
-        let _ = converse(&socket, &mut session, lanes);
-        if let Some((queue, _)) = lanes.broken.take()
+        let _ = converse(&socket, &mut session, served);
+        if let Some((queue, _)) = served.broken.take()
             && let Some(fd) = session.error_fd(queue)
         {
             ring(fd);
         }
-        session.end(lanes);
-        lanes.end_changes();
+        session.end(served);
+        served.end_changes();
         drop(socket);
         clients.store(0, Ordering::Relaxed);
     }
@@ -179,18 +179,18 @@ fn wait(socket: &OwnedFd, bell: &OwnedFd) -> Result<bool, OsErrno> {
 }
 
 /// Reads messages and answers them until the connection ends.
-fn converse(socket: &OwnedFd, session: &mut Session, lanes: &mut Lanes) -> Result<(), Breach> {
+fn converse(socket: &OwnedFd, session: &mut Session, served: &mut Served) -> Result<(), Breach> {
     let mut incoming = Incoming::default();
     loop {
-        if !wait(socket, &lanes.bell).map_err(|_| Breach::Message("the socket failed"))? {
-            lanes.read_events();
-            if lanes.stop.is_some() || lanes.broken.is_some() {
+        if !wait(socket, &served.bell).map_err(|_| Breach::Message("the socket failed"))? {
+            served.read_events();
+            if served.stop.is_some() || served.broken.is_some() {
                 return Ok(());
             }
             continue;
         }
         let Some((header, fds)) = incoming.receive(socket)? else { continue };
-        let (reply, done) = session.handle(&header, &incoming.body, fds, lanes);
+        let (reply, done) = session.handle(&header, &incoming.body, fds, served);
         send(socket, &reply)?;
         done?;
         incoming = Incoming::default();
@@ -288,10 +288,10 @@ struct Running {
     actor: ActorId,
 }
 
-/// The lanes as the session's host.
-struct Lanes {
+/// What is served, as the session's host.
+struct Served {
     disk: Disk,
-    lanes: Vec<Mailbox<LaneMessage>>,
+    lanes: Lanes,
     events: Sender<Event>,
     bell: Arc<OwnedFd>,
     inbox: Receiver<Event>,
@@ -306,31 +306,14 @@ struct Lanes {
     broken: Option<(u16, Breach)>,
 }
 
-/// Where the watch over changes and questions about the device live.
-const HOME_LANE: LaneId = LaneId(0);
-
-impl Lanes {
-    fn tell(&self, lane: LaneId, message: LaneMessage) {
-        let mut message = message;
-        while let Err(MailboxFull(back)) = self.lanes[lane.index()].send(message) {
-            message = back;
-            std::thread::yield_now();
-        }
-    }
-
+impl Served {
     /// Installs an actor and waits until it is there.
     fn spawn(
         &self,
         lane: LaneId,
         make: impl FnOnce() -> Box<dyn Actor> + Send + 'static,
     ) -> Result<ActorId, Breach> {
-        let (sender, receiver) = sync_channel(1);
-        // The receiver waits below.
-        let run = move |engine: &mut udm_core::Engine| {
-            let _ = sender.send(engine.spawn_actor(make()));
-        };
-        self.tell(lane, LaneMessage::Run(Box::new(run)));
-        receiver.recv().map_err(|_| Breach::System("the lanes have ended", 0))
+        self.lanes.spawn(lane, make).ok_or(Breach::System("the lanes have ended", 0))
     }
 
     fn number(&mut self) -> u64 {
@@ -340,7 +323,7 @@ impl Lanes {
 
     fn order(&self, running: Running, number: u64, wish: QueueWish) {
         let order: Box<dyn Any + Send> = Box::new(QueueOrder { number, wish });
-        self.tell(running.lane, LaneMessage::ToActor(running.actor, order));
+        self.lanes.tell(running.lane, LaneMessage::ToActor(running.actor, order));
     }
 
     fn find(&self, queue: u16) -> Option<(u64, Running)> {
@@ -374,17 +357,15 @@ impl Lanes {
     fn end_changes(&mut self) {
         if let Some((number, actor)) = self.changes.take() {
             let end: Box<dyn Any + Send> = Box::new(EndChanges { number });
-            self.tell(HOME_LANE, LaneMessage::ToActor(actor, end));
+            self.lanes.tell(HOME_LANE, LaneMessage::ToActor(actor, end));
         }
     }
 }
 
-impl Host for Lanes {
+impl Host for Served {
     fn shape(&mut self) -> DiskShape {
-        let (device, read_only) = (self.disk.device, self.disk.read_only);
-        let (sender, receiver) = sync_channel(1);
-        let asked = self.spawn(HOME_LANE, move || Box::new(Question { device, sender }));
-        let view = asked.ok().and_then(|_| receiver.recv().ok()).flatten();
+        let read_only = self.disk.read_only;
+        let view = self.lanes.view(self.disk.device);
         // A device without a table has no size.
         let (len_sectors, limits) =
             view.map_or_else(Default::default, |view| (view.len_sectors, view.limits));
@@ -398,9 +379,7 @@ impl Host for Lanes {
         let len = name.len().min(ID_BYTES);
         id[..len].copy_from_slice(&name[..len]);
         let disk = QueueDisk { device: self.disk.device, read_only: self.disk.read_only, id };
-        // Devices begin at different lanes, so that disks of one queue are spread, too.
-        let first = self.disk.device.index() + usize::from(queue);
-        let lane = LaneId((first % self.lanes.len()) as u16);
+        let lane = self.lanes.lane_of(self.disk.device, queue);
         let (events, bell) = (self.events.clone(), Arc::clone(&self.bell));
         let report = Box::new(move |report| {
             // Fails if the server has ended, which then waits for nobody.
@@ -458,24 +437,5 @@ impl Host for Lanes {
         if let Ok(actor) = self.spawn(HOME_LANE, make) {
             self.changes = Some((number, actor));
         }
-    }
-}
-
-/// An actor that looks at a device once and is gone.
-struct Question {
-    device: DeviceId,
-    sender: std::sync::mpsc::SyncSender<Option<udm_core::engine::DeviceView>>,
-}
-
-impl Actor for Question {
-    fn on_start(&mut self, cx: &mut ActorCx<'_>) {
-        // Fails if the asker is gone.
-        let _ = self.sender.send(cx.device(self.device));
-        cx.exit();
-    }
-
-    fn on_bio(&mut self, _tag: u64, bio: BioBox, cx: &mut ActorCx<'_>) {
-        debug_assert!(false, "it submits no bios");
-        cx.recycle(bio);
     }
 }

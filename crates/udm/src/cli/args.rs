@@ -262,6 +262,15 @@ pub struct ExportArgs {
     /// Serve it as the disk of a virtual machine (vhost-user-blk), at this unix socket.
     #[arg(long, value_name = "SOCKET", group = "place")]
     pub vhost_user: Option<PathBuf>,
+    /// Serve it as a disk of this machine's kernel (ublk): /dev/ublkbID, or the next that is free.
+    #[arg(
+        long,
+        value_name = "ID",
+        group = "place",
+        num_args = 0..=1,
+        default_missing_value = "auto"
+    )]
+    pub ublk: Option<String>,
     /// Name of the export; the device's name if left out.
     #[arg(long)]
     pub name: Option<String>,

@@ -22,6 +22,7 @@ pub(crate) fn export(
         nbd: args.nbd.as_deref().map(absolute_socket),
         fuse: args.fuse.as_deref().map(absolute_file),
         vhost_user: args.vhost_user.as_deref().map(absolute_file),
+        ublk: args.ublk.clone(),
         name: args.name.clone(),
         read_only: args.readonly,
         tls: tls(&args.tls)?,
@@ -103,6 +104,9 @@ fn table(exports: &[ExportState]) -> String {
             "{:<name$} {:<device$} {mode:<4} {:>7} {}\n",
             export.name, export.device, export.connections, export.uri
         );
+        if let Some(note) = &export.note {
+            text += &format!("  {note}\n");
+        }
     }
     text
 }

@@ -44,7 +44,7 @@ impl DaemonOps {
         ending: Sender<Ending>,
         warn: &mut dyn FnMut(&str),
     ) -> Result<DaemonOps, UserError> {
-        let exports = Exports::new(Arc::clone(&runtime));
+        let exports = Exports::new(Arc::clone(&runtime), state.is_some());
         let journal = state.map(Journal::new);
         let watch = PathWatch::new(Arc::clone(&runtime));
         let links = OnceLock::new();

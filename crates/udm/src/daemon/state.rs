@@ -105,6 +105,9 @@ pub struct SavedExport {
     /// Served as the disk of a virtual machine at this unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vhost_user: Option<String>,
+    /// Served as this disk of the kernel, `/dev/ublkbN`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ublk: Option<String>,
     /// Writes are refused.
     pub read_only: bool,
     /// It speaks TLS.
@@ -120,6 +123,7 @@ impl SavedExport {
             ExportKind::Nbd => saved.nbd = Some(place.address),
             ExportKind::Fuse => saved.fuse = Some(place.address),
             ExportKind::VhostUser => saved.vhost_user = Some(place.address),
+            ExportKind::Ublk => saved.ublk = Some(place.address),
         }
         saved
     }
@@ -133,6 +137,7 @@ impl SavedExport {
             (ExportKind::Nbd, self.nbd.as_deref()),
             (ExportKind::Fuse, self.fuse.as_deref()),
             (ExportKind::VhostUser, self.vhost_user.as_deref()),
+            (ExportKind::Ublk, self.ublk.as_deref()),
         ])
     }
 }

@@ -146,6 +146,7 @@ struct RawExport {
     nbd: Option<Spanned<String>>,
     fuse: Option<Spanned<String>>,
     vhost_user: Option<Spanned<String>>,
+    ublk: Option<Spanned<String>>,
     name: Option<String>,
     #[serde(default)]
     readonly: bool,
@@ -328,6 +329,7 @@ impl Places<'_> {
             (ExportKind::Nbd, &export.nbd),
             (ExportKind::Fuse, &export.fuse),
             (ExportKind::VhostUser, &export.vhost_user),
+            (ExportKind::Ublk, &export.ublk),
         ];
         let text =
             |word: &Option<Spanned<String>>| word.as_ref().map(|word| word.get_ref().clone());

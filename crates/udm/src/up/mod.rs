@@ -147,6 +147,7 @@ fn make_directory(place: &ExportPlace) {
         ExportKind::VhostUser => {
             Some(place.address.strip_prefix("unix:").unwrap_or(&place.address))
         }
+        ExportKind::Ublk => None,
     };
     let dir = path.and_then(|path| Path::new(path).parent());
     if let Some(dir) = dir.filter(|dir| !dir.as_os_str().is_empty()) {
@@ -225,6 +226,7 @@ fn how_to_use(export: &ExportState) -> String {
              -device vhost-user-blk-pci,chardev=disk\n"
         ),
         Some(ExportKind::Fuse) => format!("  qemu-img info '{uri}'\n"),
+        Some(ExportKind::Ublk) => format!("  lsblk '{uri}'\n"),
         Some(ExportKind::Nbd) | None => format!(
             "  nbdinfo '{uri}'\n  qemu-img info '{uri}'\n  \
              fio --name=try --ioengine=nbd --uri='{uri}' --rw=randrw --size=16M --iodepth=32\n"

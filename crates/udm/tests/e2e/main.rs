@@ -27,5 +27,6 @@ mod rude;
 mod start;
 mod swaps;
 mod tls;
+mod ublk;
 mod verified;
 mod vhost_user;

@@ -9,7 +9,7 @@
 //! the file open keeps it, dead. The name is taken from it and mounted over anew; who opens it
 //! again gets the device.
 
-use super::{Front, Lapse, Patience, Start};
+use super::{Front, Lapse, Patience, Start, flushing_lanes};
 use crate::runtime::Runtime;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use udm_control::errno;
 use udm_core::LaneMessage;
 use udm_core::error::{ErrorCode, UserError};
-use udm_driver::become_io_flusher;
 use udm_front::fuse::mount::{self, Mount, MountError};
 use udm_front::fuse::server::{MountEvent, MountOrder, MountServer, Served};
 use udm_types::{ActorId, LaneId};
@@ -102,17 +101,11 @@ fn refused(error: MountError) -> UserError {
     errno::system(ErrorCode::MountFailed, &error.what, &error.source).hint(error.hint)
 }
 
-/// The lane of the next export. All lanes are told that file systems depend on them: a mount on a
-/// loop device on the file must not wait for memory that only its own writes can free.
+/// The lane of the next export.
 fn flushing_lane(runtime: &Runtime) -> LaneId {
     let count = runtime.lane_count() as u64;
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    if number == 0 {
-        for lane in 0..count {
-            // Without the right to it things work as for any other program.
-            let _ = runtime.on_lane(LaneId(lane as u16), |_| become_io_flusher());
-        }
-    }
+    flushing_lanes(runtime);
     // Fits: there are at most 256 lanes.
     LaneId((number % count.max(1)) as u16)
 }

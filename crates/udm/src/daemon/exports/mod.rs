@@ -17,6 +17,7 @@
 mod address;
 mod fuse;
 mod nbd;
+mod ublk;
 mod vhost_user;
 
 use super::state::SavedExport;
@@ -25,14 +26,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 use udm_control::api::{ExportState, Tls};
 use udm_control::ops::ExportOrder;
 use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Request};
-use udm_types::DeviceId;
+use udm_driver::become_io_flusher;
+use udm_types::{DeviceId, LaneId};
 
 /// How long requests under way may take when an export ends. Longer than any healthy request,
 /// shorter than a person's patience with Ctrl-C.
@@ -63,6 +65,10 @@ struct Start<'a> {
     device: DeviceId,
     name: &'a str,
     read_only: bool,
+    /// The device holds all I/O.
+    suspended: bool,
+    /// A state directory keeps the export for the next daemon.
+    is_kept: bool,
     patience: Patience,
     /// To be told if the front ends by itself.
     lapse: Lapse,
@@ -98,6 +104,26 @@ trait Front: Send + Sync {
     /// Clients connected now.
     fn client_count(&self) -> u32;
 
+    /// The numbers of the kernel's block device, major and minor, if it is one.
+    fn block_device(&self) -> Option<(u32, u32)> {
+        None
+    }
+
+    /// Something its users should know.
+    fn note(&self) -> Option<String> {
+        None
+    }
+
+    /// Somebody depends on it in a way that its end would break (it is mounted).
+    fn is_held(&self) -> bool {
+        false
+    }
+
+    /// It is left as it is when the daemon ends, for the next daemon to take up.
+    fn outlives(&self) -> bool {
+        false
+    }
+
     /// Answers what is under way and ends; with `cut`, ends at once. `done` is told when the last
     /// client is gone.
     fn stop(&self, cut: bool, done: Sender<()>);
@@ -119,6 +145,7 @@ fn plan(place: &ExportPlace, tls: Option<&Tls>) -> Result<Box<dyn Plan>, UserErr
         ExportKind::Nbd => Ok(Box::new(nbd::Plan::parse(&place.address, tls)?)),
         ExportKind::Fuse => Ok(Box::new(fuse::Plan::parse(&place.address)?)),
         ExportKind::VhostUser => Ok(Box::new(vhost_user::Plan::parse(&place.address)?)),
+        ExportKind::Ublk => Ok(Box::new(ublk::Plan::parse(&place.address)?)),
     }
 }
 
@@ -146,16 +173,19 @@ struct Served {
 pub(crate) struct Exports {
     me: Weak<Exports>,
     runtime: Arc<Runtime>,
+    /// A state directory keeps exports for the next daemon.
+    is_kept: bool,
     served: Mutex<BTreeMap<String, Served>>,
     started: AtomicU64,
     on_lapse: OnceLock<OnLapse>,
 }
 
 impl Exports {
-    pub(crate) fn new(runtime: Arc<Runtime>) -> Arc<Exports> {
+    pub(crate) fn new(runtime: Arc<Runtime>, is_kept: bool) -> Arc<Exports> {
         Arc::new_cyclic(|me| Exports {
             me: Weak::clone(me),
             runtime,
+            is_kept,
             served: Mutex::default(),
             started: AtomicU64::new(0),
             on_lapse: OnceLock::new(),
@@ -237,6 +267,8 @@ impl Exports {
             device: device.id,
             name: &name,
             read_only,
+            suspended: device.suspended,
+            is_kept: self.is_kept,
             patience,
             lapse: Lapse { exports: Weak::clone(&self.me), name: name.clone(), number },
         })?;
@@ -249,19 +281,26 @@ impl Exports {
 
     /// Ends an export and waits until its clients are gone.
     pub(crate) fn remove(&self, name: &str) -> Result<(), UserError> {
-        let Some(one) = self.lock().remove(name) else {
+        let mut served = self.lock();
+        if let Some(one) = served.get(name).filter(|one| one.front.is_held()) {
+            let what = format!("{} is mounted, or used by something else", one.front.address());
+            return Err(UserError::new(ErrorCode::InUse, what).hint("unmount it first"));
+        }
+        let Some(one) = served.remove(name) else {
             return Err(UserError::new(
                 ErrorCode::NoSuchExport,
                 format!("there is no export '{name}'"),
             ));
         };
+        drop(served);
         self.end(&one);
         Ok(())
     }
 
-    /// Ends all exports; they drain at the same time.
+    /// Ends all exports but those that outlive the daemon; they drain at the same time.
     pub(crate) fn remove_all(&self) {
-        let all = std::mem::take(&mut *self.lock());
+        let mut all = std::mem::take(&mut *self.lock());
+        all.retain(|_, one| !one.front.outlives());
         std::thread::scope(|scope| {
             for one in all.values() {
                 scope.spawn(|| self.end(one));
@@ -315,7 +354,7 @@ impl Exports {
                 ExportKind::Fuse => {
                     files.entry(one.device).or_insert_with(|| PathBuf::from(one.front.address()));
                 }
-                ExportKind::Nbd | ExportKind::VhostUser => {}
+                ExportKind::Nbd | ExportKind::VhostUser | ExportKind::Ublk => {}
             }
         }
         files
@@ -327,6 +366,19 @@ impl Exports {
     }
 }
 
+/// Tells all lanes that file systems depend on them: a mount on a loop device, or on the kernel's
+/// disk, must not wait for memory that only its own writes can free.
+fn flushing_lanes(runtime: &Runtime) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for lane in 0..runtime.lane_count() {
+            // Without the right to it things work as for any other program. Fits: there are at
+            // most 256 lanes.
+            let _ = runtime.on_lane(LaneId(lane as u16), |_| become_io_flusher());
+        }
+    });
+}
+
 fn describe(name: &str, device: &str, one: &Served, connections: u32) -> ExportState {
     ExportState {
         name: name.to_owned(),
@@ -336,5 +388,7 @@ fn describe(name: &str, device: &str, one: &Served, connections: u32) -> ExportS
         uri: one.front.uri(name),
         read_only: one.read_only,
         connections,
+        block_device: one.front.block_device().map(|(major, minor)| format!("{major}:{minor}")),
+        note: one.front.note(),
     }
 }

@@ -1,0 +1,396 @@
+//! The life of a ublk disk, and the thread that looks after it.
+//!
+//! ```text
+//! new:      add --> queues on the lanes --> start ----> served
+//! taken up: start recovery --> queues --> end recovery --^
+//! served --stop: the kernel waits for its answers--> queues end --> delete --> gone
+//! ```
+//!
+//! A disk is started on the caller's thread. Then it has a thread of its own, asleep until the
+//! device is resized, a queue fails, or somebody stops it; orders to the kernel may block.
+//!
+//! Rules. A disk is deleted only after all queues have closed the device file, since the kernel
+//! waits for that. A disk that cannot be started is taken back before the error is returned.
+//!
+//! The tricky case is a stop that waits for a device that is suspended. The thread is in the
+//! kernel then and hears nothing; so a cut goes to the queues past it, they answer, and the
+//! kernel lets the thread go.
+
+use super::control::{Control, NewDevice, UblkError};
+use super::disk::{BlockTooLarge, IO_BYTES_MAX, params};
+use super::queue::{Cut, Queue, QueueReport, QueueSetup};
+use super::wire::{DeviceInfo, DeviceNumbers};
+use crate::lanes::Lanes;
+use std::fs::{self, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use udm_core::LaneMessage;
+use udm_lane::{Errno, Mailbox};
+use udm_types::{ActorId, DeviceId, LaneId, Sector};
+
+/// Requests under way in a queue, at most: what Linux gives fast disks.
+const DEPTH: u16 = 128;
+
+/// The kernel notices the death of a server at once by the commands it has; if all of them are
+/// with the server, only when a request has taken this long. It is no limit: a request of a living
+/// server may take any time.
+const LOOK_AT_SERVER_MS: u32 = 1000;
+
+/// Tells queues from others that had their actor's number.
+static NEXT_QUEUE: AtomicU64 = AtomicU64::new(1);
+
+/// A disk to be.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskOrder {
+    /// The device.
+    pub device: DeviceId,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// N of `/dev/ublkbN`; the kernel's choice if left out.
+    pub number: Option<u32>,
+    /// A disk of that number is one that a daemon before this one has left.
+    pub take_up: bool,
+    /// The disk waits for the next daemon when this one dies.
+    pub outlives: bool,
+}
+
+/// Called when a disk has ended by itself, with the reason.
+pub type Lapse = Box<dyn FnOnce(&str) + Send>;
+
+/// A disk that is served.
+#[derive(Debug)]
+pub struct Server {
+    number: u32,
+    numbers: DeviceNumbers,
+    queues: Queues,
+    events: Sender<Event>,
+    note: Arc<Mutex<Option<String>>>,
+}
+
+/// What the thread waits for.
+enum Event {
+    Queue(QueueReport),
+    Stop(Done),
+}
+
+/// Called when a server has ended.
+type Done = Box<dyn FnOnce() + Send>;
+
+/// The queues of a disk.
+#[derive(Clone)]
+struct Queues {
+    lanes: Lanes,
+    places: Vec<(LaneId, ActorId, u64)>,
+}
+
+impl std::fmt::Debug for Queues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} queues", self.places.len())
+    }
+}
+
+impl Queues {
+    fn cut(&self) {
+        for &(lane, actor, number) in &self.places {
+            let cut = Box::new(Cut { number });
+            self.lanes.tell(lane, LaneMessage::ToActor(actor, cut));
+        }
+    }
+}
+
+impl Server {
+    /// Makes a disk of a device, or takes it up, and serves it. `lanes` are the mailboxes of all
+    /// lanes.
+    ///
+    /// # Errors
+    /// What the kernel refuses, with what to do about it.
+    pub fn start(
+        order: DiskOrder,
+        lanes: Vec<Mailbox<LaneMessage>>,
+        lapse: Lapse,
+    ) -> Result<Server, UblkError> {
+        let lanes = Lanes::new(lanes);
+        let mut control = Control::open()?;
+        let left = match order.number.filter(|_| order.take_up) {
+            Some(number) => control.take_up(number)?,
+            None => None,
+        };
+        let info = match left {
+            Some(info) => info,
+            None => control.add(NewDevice {
+                number: order.number,
+                queues: u16::try_from(lanes.count()).unwrap_or(u16::MAX),
+                depth: DEPTH,
+                io_bytes_max: IO_BYTES_MAX,
+                outlives: order.outlives,
+            })?,
+        };
+        let (events, inbox) = channel();
+        let queues = Queues { lanes, places: Vec::new() };
+        let mut disk = Running { control, number: info.device, queues, inbox, ended: 0 };
+        let started = disk.start(order, &info, left.is_some(), &events);
+        let (numbers, told) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                disk.take_back();
+                return Err(error);
+            }
+        };
+        let note = Arc::new(Mutex::new(None));
+        let server = Server {
+            number: info.device,
+            numbers,
+            queues: disk.queues.clone(),
+            events,
+            note: Arc::clone(&note),
+        };
+        let mut keeper = Keeper { disk, note, told_sectors: told, lapse: Some(lapse) };
+        let size = keeper.disk.queues.lanes.view(order.device).map(|view| view.len_sectors);
+        keeper.resized(size.unwrap_or(told));
+        let thread = std::thread::Builder::new().name("udm-ublk".to_owned());
+        thread.spawn(move || keeper.run()).map_err(|error| UblkError {
+            what: "start a thread for the disk".to_owned(),
+            source: error,
+            hint: "",
+        })?;
+        Ok(server)
+    }
+
+    /// N of `/dev/ublkbN`.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The kernel's numbers of the disk, major and minor.
+    pub fn major_minor(&self) -> (u32, u32) {
+        (self.numbers.disk_major, self.numbers.disk_minor)
+    }
+
+    /// What its users should know.
+    pub fn note(&self) -> Option<String> {
+        self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether somebody holds the disk: it is mounted, or part of a volume.
+    pub fn is_held(&self) -> bool {
+        is_held(self.number)
+    }
+
+    /// Ends the disk when what is under way is answered, or with `cut` at once. `done` is called,
+    /// or dropped, at the end.
+    pub fn stop(&self, cut: bool, done: Box<dyn FnOnce() + Send>) {
+        if cut {
+            self.queues.cut();
+        }
+        // Fails if the thread has ended, which is what is wanted.
+        let _ = self.events.send(Event::Stop(done));
+    }
+}
+
+/// Opens the disk for itself, which is refused while somebody holds it.
+fn is_held(number: u32) -> bool {
+    // O_EXCL without O_CREAT: of a block device, that nobody else may have claimed it.
+    let exclusive = i32::try_from(rustix::fs::OFlags::EXCL.bits()).unwrap_or(0);
+    let mut options = OpenOptions::new();
+    let opened = options.read(true).custom_flags(exclusive).open(format!("/dev/ublkb{number}"));
+    opened.is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
+}
+
+/// A device, its queues and what they say.
+struct Running {
+    control: Control,
+    number: u32,
+    queues: Queues,
+    inbox: Receiver<Event>,
+    /// Queues that have ended.
+    ended: usize,
+}
+
+impl Running {
+    /// Serves a device that has been added or taken up. Gives the disk's numbers, and the size
+    /// that the kernel knows.
+    fn start(
+        &mut self,
+        order: DiskOrder,
+        info: &DeviceInfo,
+        left: bool,
+        events: &Sender<Event>,
+    ) -> Result<(DeviceNumbers, Sector), UblkError> {
+        let view = self.queues.lanes.view(order.device);
+        let (len_sectors, limits) =
+            view.map_or_else(Default::default, |view| (view.len_sectors, view.limits));
+        let told = params(len_sectors, &limits, order.read_only).map_err(|too_large| {
+            let BlockTooLarge(bytes) = too_large;
+            let what = format!("make a disk with blocks of {bytes} bytes");
+            UblkError::new(what, Errno(22), "a disk of Linux has blocks of 4096 bytes at most")
+        })?;
+        self.spawn_queues(order, info, events)?;
+        self.await_queues()?;
+        match left {
+            true => self.control.go_on(self.number)?,
+            false => self.control.start(self.number, &told)?,
+        }
+        // A wish: without it the end of a server under full load is noticed late.
+        let _ = fs::write(
+            format!("/sys/block/ublkb{}/queue/io_timeout", self.number),
+            LOOK_AT_SERVER_MS.to_string(),
+        );
+        let params = self.control.params(self.number)?;
+        Ok((params.numbers, params.basic.len_sectors))
+    }
+
+    fn spawn_queues(
+        &mut self,
+        order: DiskOrder,
+        info: &DeviceInfo,
+        events: &Sender<Event>,
+    ) -> Result<(), UblkError> {
+        let path = format!("/dev/ublkc{}", self.number);
+        let failed = |error| UblkError {
+            what: format!("open {path}"),
+            source: error,
+            hint: "the kernel makes it in a devtmpfs; is /dev one?",
+        };
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+        for queue in 0..info.queues {
+            let fd = OwnedFd::from(file.try_clone().map_err(failed)?);
+            let number = NEXT_QUEUE.fetch_add(1, Ordering::Relaxed);
+            let setup = QueueSetup {
+                number,
+                device: order.device,
+                read_only: order.read_only,
+                queue,
+                depth: info.depth,
+                fd,
+            };
+            let events = events.clone();
+            // Fails if the thread has ended, which then waits for nobody.
+            let report = Box::new(move |report| drop(events.send(Event::Queue(report))));
+            let lane = self.queues.lanes.lane_of(order.device, queue);
+            let make =
+                move || -> Box<dyn udm_core::actor::Actor> { Box::new(Queue::new(setup, report)) };
+            let actor = self.queues.lanes.spawn(lane, make);
+            let actor = actor.ok_or_else(|| UblkError::new("reach a lane", Errno(5), ""))?;
+            self.queues.places.push((lane, actor, number));
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel has all commands of all queues.
+    fn await_queues(&mut self) -> Result<(), UblkError> {
+        let refused = |errno| {
+            let hint = match errno {
+                Errno(38) => "ublk needs the io_uring driver; see the daemon's first line",
+                _ => "",
+            };
+            UblkError::new("wait for requests", errno, hint)
+        };
+        let mut ready = 0;
+        while ready < self.queues.places.len() {
+            match self.inbox.recv() {
+                Ok(Event::Queue(QueueReport::Ready)) => ready += 1,
+                // The size is looked at when the disk is there.
+                Ok(Event::Queue(QueueReport::Resized(_))) => {}
+                Ok(Event::Queue(QueueReport::Refused(errno))) => return Err(refused(errno)),
+                Ok(Event::Queue(QueueReport::Ended)) => {
+                    self.ended += 1;
+                    return Err(refused(Errno(19)));
+                }
+                // Nobody can stop it yet.
+                Ok(Event::Stop(_)) | Err(_) => return Err(refused(Errno(5))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops the disk, waits for its queues, deletes the device. Gives who waits for that.
+    fn take_back(&mut self) -> Vec<Done> {
+        let mut waiting = Vec::new();
+        if let Err(error) = self.control.stop(self.number) {
+            eprintln!("udm: warning: {error}");
+        }
+        while self.ended < self.queues.places.len() {
+            match self.inbox.recv() {
+                Ok(Event::Queue(QueueReport::Ended)) => self.ended += 1,
+                Ok(Event::Queue(_)) => {}
+                Ok(Event::Stop(done)) => waiting.push(done),
+                Err(_) => break,
+            }
+        }
+        if let Err(error) = self.control.delete(self.number) {
+            eprintln!("udm: warning: {error}");
+        }
+        waiting
+    }
+}
+
+/// What the thread has.
+struct Keeper {
+    disk: Running,
+    note: Arc<Mutex<Option<String>>>,
+    told_sectors: Sector,
+    lapse: Option<Lapse>,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        let why = loop {
+            match self.disk.inbox.recv() {
+                Ok(Event::Queue(QueueReport::Ready)) => {}
+                Ok(Event::Queue(QueueReport::Resized(len_sectors))) => self.resized(len_sectors),
+                Ok(Event::Queue(QueueReport::Refused(errno))) => {
+                    let error = std::io::Error::from_raw_os_error(errno.0);
+                    break format!("the kernel refused an answer: {error}");
+                }
+                Ok(Event::Queue(QueueReport::Ended)) => {
+                    self.disk.ended += 1;
+                    break "the disk was deleted".to_owned();
+                }
+                Ok(Event::Stop(done)) => {
+                    let mut waiting = self.disk.take_back();
+                    waiting.push(done);
+                    waiting.into_iter().for_each(|done| done());
+                    return;
+                }
+                Err(_) => return,
+            }
+        };
+        // It is not served any more, so nobody waits for what the device still does.
+        self.disk.queues.cut();
+        let waiting = self.disk.take_back();
+        waiting.into_iter().for_each(|done| done());
+        if let Some(lapse) = self.lapse.take() {
+            lapse(&why);
+        }
+    }
+
+    /// The device has this size; the kernel is told.
+    fn resized(&mut self, len_sectors: Sector) {
+        if len_sectors == self.told_sectors {
+            return self.set_note(None);
+        }
+        let number = self.disk.number;
+        match self.disk.control.resize(number, len_sectors) {
+            Ok(()) => {
+                self.told_sectors = len_sectors;
+                self.set_note(None);
+            }
+            Err(error) => {
+                let told = self.told_sectors;
+                let text = format!(
+                    "/dev/ublkb{number} keeps its {told} sectors, the device has {len_sectors}: \
+                     {error} (Linux 6.16 and newer can; elsewhere unexport and export it again)"
+                );
+                eprintln!("udm: warning: {text}");
+                self.set_note(Some(text));
+            }
+        }
+    }
+
+    fn set_note(&self, text: Option<String>) {
+        *self.note.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+}
