@@ -1,7 +1,7 @@
 //! Where mapped devices can be opened: their files, and the kernel's block devices on them.
 //!
 //! A FUSE export is a file; a loop device on that file is a block device of the kernel's with the
-//! mapped device's bytes. The preload library opens these for `/dev/mapper/NAME`, and `--links`
+//! mapped device's bytes, and a ublk export is one by itself. The preload library opens these for `/dev/mapper/NAME`, and `--links`
 //! keeps a folder of symbolic links to the files ([`Links`]).
 //!
 //! Rules. Nothing is remembered about the kernel: somebody else attaches loop devices, so sysfs is
@@ -10,6 +10,7 @@
 //!
 //! The tricky case is a name with a slash, which Linux allows: it gets no link.
 
+use rustix::fs::FileType;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,17 @@ use std::sync::{Mutex, PoisonError};
 /// The kernel's list of block devices.
 const BLOCK_DEVICES: &str = "/sys/block";
 
-/// The loop device on a file, if there is one: its node and its number.
-pub(super) fn loop_on(file: &Path) -> Option<(String, (u32, u32))> {
+/// The kernel's block device that a file is, or the loop device on it: its node and its number.
+pub(super) fn block_of(file: &Path) -> Option<(String, (u32, u32))> {
+    let stat = rustix::fs::stat(file).ok()?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
+        return loop_on(file);
+    }
+    let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    Some((file.display().to_string(), number))
+}
+
+fn loop_on(file: &Path) -> Option<(String, (u32, u32))> {
     loop_on_in(Path::new(BLOCK_DEVICES), file)
 }
 

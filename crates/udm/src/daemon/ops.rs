@@ -6,7 +6,7 @@
 
 use super::exports::{Exports, Patience};
 use super::journal::{Journal, Served};
-use super::nodes::{Links, loop_on};
+use super::nodes::{Links, block_of};
 use super::state::StateDir;
 use crate::paths::{self, PathWatch};
 use crate::runtime::{Runtime, status_of};
@@ -203,7 +203,7 @@ impl ControlOps for DaemonOps {
     }
 
     fn nodes(&self) -> Vec<DeviceNode> {
-        let node = |(device, file): (Box<DeviceStatus>, PathBuf)| match loop_on(&file) {
+        let node = |(device, file): (Box<DeviceStatus>, PathBuf)| match block_of(&file) {
             Some((path, number)) => DeviceNode { minor: device.minor, path, number: Some(number) },
             None => {
                 let path = file.display().to_string();

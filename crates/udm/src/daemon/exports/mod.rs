@@ -346,17 +346,19 @@ impl Exports {
         served.iter().map(|(name, one)| saved(name, one)).collect()
     }
 
-    /// The files that devices are, by device; the first export of each counts.
+    /// The files that devices are, by device: a disk of the kernel before any other, else the
+    /// first export of each.
     pub(crate) fn files(&self) -> BTreeMap<DeviceId, PathBuf> {
-        let mut files = BTreeMap::new();
+        let (mut disks, mut files) = (BTreeMap::new(), BTreeMap::new());
         for one in self.lock().values() {
-            match one.kind {
-                ExportKind::Fuse => {
-                    files.entry(one.device).or_insert_with(|| PathBuf::from(one.front.address()));
-                }
-                ExportKind::Nbd | ExportKind::VhostUser | ExportKind::Ublk => {}
-            }
+            let found = match one.kind {
+                ExportKind::Ublk => &mut disks,
+                ExportKind::Fuse => &mut files,
+                ExportKind::Nbd | ExportKind::VhostUser => continue,
+            };
+            found.entry(one.device).or_insert_with(|| PathBuf::from(one.front.address()));
         }
+        files.extend(disks);
         files
     }
 
