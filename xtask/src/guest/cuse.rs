@@ -42,8 +42,13 @@ const PROGRAM: [&str; 22] = [
     "wiped: 1",
     "all: ok",
 ];
-/// Tests of the crate `devicemapper` that cannot pass, and why.
-const CANNOT: [(&str, &str); 0] = [];
+/// Tests of the crate `devicemapper` that cannot pass, by the beginning of their names, and why.
+const CANNOT: [(&str, &str); 4] = [
+    ("lineardev::tests::loop_test_duplicate_segments", "it opens /dev/dm-N, which Linux makes"),
+    ("cachedev::", "there is no target cache"),
+    ("thindev::", "there are no targets thin and thin-pool"),
+    ("thinpooldev::", "there is no target thin-pool"),
+];
 
 /// What to run.
 #[derive(clap::Args)]
@@ -115,7 +120,7 @@ fn try_guest(root: &Path, dir: &Path, udm: PathBuf, args: &Args) -> Result<(), F
 
 /// Compares the crate's tests with those that cannot pass.
 fn judge(tests: &BTreeMap<String, bool>) -> Result<(), Failed> {
-    let cannot = |name: &str| CANNOT.iter().any(|(known, _)| *known == name);
+    let cannot = |name: &str| CANNOT.iter().any(|(known, _)| name.starts_with(known));
     let failed: Vec<&str> = tests
         .iter()
         .filter(|(name, passed)| !**passed && !cannot(name))
@@ -123,6 +128,13 @@ fn judge(tests: &BTreeMap<String, bool>) -> Result<(), Failed> {
         .collect();
     let passed = tests.values().filter(|passed| **passed).count();
     println!("program.c agrees; of the crate's tests {passed} of {} pass", tests.len());
+    for (known, why) in CANNOT {
+        let count =
+            tests.iter().filter(|(name, passed)| !**passed && name.starts_with(known)).count();
+        if count > 0 {
+            println!("{count} of {known} cannot: {why}");
+        }
+    }
     match failed.is_empty() {
         true => Ok(()),
         false => Err(Failed::new(format!("these fail:\n{}", failed.join("\n")))),
