@@ -1,8 +1,8 @@
 //! Where mapped devices can be opened: their files, and the kernel's block devices on them.
 //!
 //! A FUSE export is a file; a loop device on that file is a block device of the kernel's with the
-//! mapped device's bytes, and a ublk export is one by itself. The preload library opens these for `/dev/mapper/NAME`, and `--links`
-//! keeps a folder of symbolic links to the files ([`Links`]).
+//! mapped device's bytes, and a ublk export is one by itself. The preload library opens these for
+//! `/dev/mapper/NAME`, and `--links` keeps a folder of symbolic links to the files ([`Links`]).
 //!
 //! Rules. Nothing is remembered about the kernel: somebody else attaches loop devices, so sysfs is
 //! read when it is asked for. In the folder of links only links are touched that point to where a
