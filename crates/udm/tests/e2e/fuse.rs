@@ -262,6 +262,40 @@ fn a_killed_daemons_mount_is_replaced_and_holds_what_was_synced() {
 }
 
 #[test]
+fn a_file_for_up_mounts_and_an_orderly_end_unmounts() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let disk = place.file("disk.img", 4 * MIB);
+    let text = format!(
+        "[[device]]\nname = \"disk\"\ntable = \"0 8192 linear {disk} 0\"\n\n\
+         [[export]]\ndevice = \"disk\"\nfuse = \"disk.raw\"\n"
+    );
+    std::fs::write(place.path("up.toml"), text).expect("written");
+    let path = place.path("disk.raw");
+    let _guard = Unmounted(path.clone());
+    for round in 1..=2_u8 {
+        let mut up = Command::new(UDM);
+        up.arg("up").arg(place.path("up.toml")).env("UDM_SOCKET", place.path("control.sock"));
+        let mut served = Running::start(&mut up);
+        until("it is mounted", || {
+            assert!(served.is_running(), "it has ended");
+            (std::fs::metadata(&path).ok()?.len() == 4 * MIB).then_some(())
+        });
+        let file = open(&path);
+        let mut before = [0; 512];
+        file.read_exact_at(&mut before, 4096).expect("read");
+        assert!(before == [round - 1; 512], "round {round}: what was written stayed");
+        file.write_all_at(&[round; 512], 4096).expect("written");
+        drop(file);
+        served.end().ok();
+        let left = std::fs::metadata(&path).map_or(0, |file| file.len());
+        assert_eq!(left, 0, "it is not mounted any more");
+    }
+}
+
+#[test]
 fn an_fsync_syncs_the_file_below() {
     if !can_mount() || !have(&["strace"]) {
         return;

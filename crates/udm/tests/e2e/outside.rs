@@ -4,7 +4,7 @@
 //! The wait is on the program's descriptor; the limit only keeps a hang from stopping the suite.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::Path;
@@ -71,6 +71,13 @@ impl Running {
     /// True until it has ended.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("asked").is_none()
+    }
+
+    /// Asks it to end in good order, and waits for that.
+    #[track_caller]
+    pub(crate) fn end(self) -> Ended {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("signalled");
+        self.wait()
     }
 
     /// Waits for its end.
