@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, StreamOwned, SupportedCipherSuite,
-    Tls13CipherSuite, version,
+    SupportedProtocolVersion, Tls13CipherSuite, version,
 };
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -54,11 +54,19 @@ impl Trust {
 
     /// A client's configuration; with a certificate signed by `signer`, if there is one.
     fn client(&self, signer: Option<&Authority>) -> Arc<ClientConfig> {
+        self.client_of(&version::TLS13, signer)
+    }
+
+    fn client_of(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        signer: Option<&Authority>,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let authority = CertificateDer::from_pem_slice(self.authority.pem.as_bytes());
         roots.add(authority.expect("a certificate")).expect("a good one");
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_protocol_versions(&[&version::TLS13])
+            .with_protocol_versions(&[version])
             .expect("a version we have")
             .with_root_certificates(roots);
         Arc::new(match signer {
@@ -124,6 +132,21 @@ fn every_style_and_size_works_over_tls() {
         }
         rig.stop(&served, false);
     }
+}
+
+#[test]
+fn the_older_version_has_keys_that_last() {
+    let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
+    let served = rig.serve_tls(vec![rig.export(DEVICE, false)], trust.load(true, true));
+    let config = trust.client_of(&version::TLS12, Some(&trust.authority));
+    let mut client = Client::secured(over_tls(begin(&rig, &served), config), Style::Extended, "");
+    let data = pattern(8, 1 << 20);
+    assert_eq!(client.write(0, 0, &data), 0);
+    assert!(client.ask(READ, 0, 0, 1 << 20).data == data);
+    let suite = client.stream.conn.negotiated_cipher_suite().expect("agreed on");
+    assert!(format!("{suite:?}").contains("CHACHA20_POLY1305"), "{suite:?}");
+    rig.stop(&served, false);
+    assert_eq!(client.stream.read_to_end(&mut Vec::new()).expect("an orderly end"), 0);
 }
 
 #[test]
@@ -305,7 +328,7 @@ fn a_client_has_to_show_a_certificate_of_our_authority() {
 fn short_lived(records: u64) -> CryptoProvider {
     let mut provider = ring::default_provider();
     for suite in &mut provider.cipher_suites {
-        let SupportedCipherSuite::Tls13(old) = suite;
+        let SupportedCipherSuite::Tls13(old) = suite else { continue };
         let common = CipherSuiteCommon {
             suite: old.common.suite,
             hash_provider: old.common.hash_provider,

@@ -17,9 +17,9 @@ use super::TlsSettings;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{Error, RootCertStore, ServerConfig, version};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{Error, RootCertStore, ServerConfig, SupportedCipherSuite, version};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -59,11 +59,11 @@ impl Credentials {
     /// # Errors
     /// `TlsFiles`, with the file and what is wrong with it.
     pub fn load(&self) -> Result<TlsSettings, UserError> {
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let certs = self.certificates(SERVER_CERT)?;
         let key = self.key()?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&version::TLS13])
+            .with_protocol_versions(&[&version::TLS13, &version::TLS12])
             .map_err(|error| wrong(&self.dir, &error.to_string()))?;
         let builder = if self.verify_peer {
             builder.with_client_cert_verifier(self.verifier(provider)?)
@@ -74,6 +74,7 @@ impl Credentials {
             builder.with_single_cert(certs, key).map_err(|error| self.mismatch(&error))?;
         // Clients of block devices connect once and stay; tickets would be work for nobody.
         config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(TlsSettings::new(Arc::new(config), self.is_required))
     }
 
@@ -149,6 +150,16 @@ impl Credentials {
                 .hint("keys may be ECDSA (P-256, P-384), Ed25519 or RSA of at least 2048 bits"),
         }
     }
+}
+
+/// What we encrypt with: suites whose keys last, or can be changed (see the module above).
+fn provider() -> CryptoProvider {
+    let mut provider = ring::default_provider();
+    provider.cipher_suites.retain(|suite| match suite {
+        SupportedCipherSuite::Tls13(_) => true,
+        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit == u64::MAX,
+    });
+    provider
 }
 
 const PEM_HINT: &str =

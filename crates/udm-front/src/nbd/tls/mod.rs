@@ -7,8 +7,9 @@
 //! sends records made from the replies that the outbox has gathered. There are no threads and no
 //! waiting in here; what a peer can make us hold is bounded by the channel's two buffers.
 //!
-//! Only TLS 1.3 is spoken. Version 1.2 cannot change its keys in a running connection, so rustls
-//! would end one after 2^24 records (a few minutes of small requests), which no NBD client expects.
+//! TLS 1.3 is spoken, and 1.2 with ChaCha20-Poly1305 alone: 1.2 cannot change its keys in a running
+//! connection, so one with AES-GCM would have to end after 2^24 records, a few minutes of small
+//! requests, which no NBD client expects. nbd-client knows nothing newer.
 //!
 //! The tricky case is the change from plain to encrypted: bytes that came *before* the client knew
 //! our answer to STARTTLS are somebody's injection, never requests (CVE-2021-3716 elsewhere); so
