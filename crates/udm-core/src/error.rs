@@ -183,7 +183,7 @@ error_codes! {
     NoSuchExport = "UDM-0502", NoDevice, "no such export",
         "`udm exports` lists the exports.";
     BadAddress = "UDM-0503", Invalid, "not a valid address",
-        "An NBD address is unix:PATH or tcp:HOST:PORT. Port 0 takes a free one and prints it. A FUSE export is the path of a file. A ublk export is a number, or nothing.";
+        "An NBD address is unix:PATH, tcp:HOST:PORT (port 0 takes a free one and prints it), or fd:NUMBER for a socket that was passed to the process. A FUSE export is the path of a file. A ublk export is a number, or nothing.";
     ListenFailed = "UDM-0504", Io, "the address cannot be listened on",
         "The system's reason is in the message. Is the port or socket path in use by something else?";
     MountFailed = "UDM-0505", Io, "the device cannot be mounted as a file",

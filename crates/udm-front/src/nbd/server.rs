@@ -85,6 +85,8 @@ pub struct Listener {
     tune: fn(RawHandle),
     exports: Arc<[Export]>,
     tls: Option<TlsSettings>,
+    /// Others listen on the same socket.
+    is_shared: bool,
     next_lane: usize,
     next_number: u64,
     /// Connections by number; `None` while one is on its way to its lane.
@@ -155,6 +157,13 @@ impl Listener {
         Listener { tune: descriptor::tune, ..Listener::simulated(raw, exports) }
     }
 
+    /// The same listener, whose socket is to go on listening after the end, for it is somebody
+    /// else's, too: a service manager's.
+    #[must_use]
+    pub fn shared(self, is_shared: bool) -> Listener {
+        Listener { is_shared, ..self }
+    }
+
     /// The same listener, for clients that speak TLS.
     #[must_use]
     pub fn with_tls(self, tls: Option<TlsSettings>) -> Listener {
@@ -169,6 +178,7 @@ impl Listener {
             tune: |_| {},
             exports: exports.into(),
             tls: None,
+            is_shared: false,
             next_lane: 0,
             next_number: 0,
             connections: BTreeMap::new(),
@@ -235,7 +245,10 @@ impl Listener {
         self.tell_all(|| ConnectionWish::of_stop(stopping.cut), cx);
         self.stopping = Some(stopping);
         if let Some(handle) = self.handle.take() {
-            cx.driver().shutdown(handle);
+            // To shut it down would end the listening for everybody who has the socket.
+            if !self.is_shared {
+                cx.driver().shutdown(handle);
+            }
             cx.driver().close(handle);
         }
         self.end_if_done(cx);

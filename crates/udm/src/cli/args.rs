@@ -253,7 +253,8 @@ pub struct DaemonArgs {
 pub struct ExportArgs {
     /// The device.
     pub device: String,
-    /// Serve it over NBD here: unix:PATH or tcp:HOST:PORT (port 0 takes a free one).
+    /// Serve it over NBD here: unix:PATH, tcp:HOST:PORT (port 0 takes a free one), or fd:NUMBER, a
+    /// socket that was passed to the daemon.
     #[arg(long, value_name = "ADDRESS", group = "place")]
     pub nbd: Option<String>,
     /// Serve it as a file: mount it over this one, which is made if it is missing.

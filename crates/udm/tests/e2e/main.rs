@@ -10,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod activation;
 #[path = "../../../udm-front/tests/nbd/certs.rs"]
 mod certs;
 mod clients;

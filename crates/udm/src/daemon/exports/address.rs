@@ -1,7 +1,7 @@
 //! Where an export listens, as users write it and as clients type it.
 //!
-//! Users write `unix:PATH` or `tcp:HOST:PORT`; clients get an NBD URI. Names and paths in a URI are
-//! percent-encoded, since a device may be called `my disk?`.
+//! Users write `unix:PATH`, `tcp:HOST:PORT` or `fd:NUMBER`; clients get an NBD URI. Names and paths
+//! in a URI are percent-encoded, since a device may be called `my disk?`.
 //!
 //! The tricky case is a relative socket path: the URI must work from any directory, so it holds the
 //! absolute path, while the socket is bound by the path given, which may be much shorter (the
@@ -19,6 +19,8 @@ pub(super) enum Address {
     Unix(PathBuf),
     /// A TCP host and port, not yet looked up.
     Tcp(String, u16),
+    /// A listening socket that was passed to this process: its number or name.
+    Passed(String),
 }
 
 impl Address {
@@ -29,7 +31,7 @@ impl Address {
     pub(super) fn parse(text: &str) -> Result<Address, UserError> {
         let bad = |what: &str| {
             UserError::new(ErrorCode::BadAddress, format!("'{text}': {what}"))
-                .hint("write unix:PATH or tcp:HOST:PORT")
+                .hint("write unix:PATH, tcp:HOST:PORT or fd:NUMBER")
         };
         match text.split_once(':') {
             Some(("unix", "")) => Err(bad("the path is missing")),
@@ -45,7 +47,9 @@ impl Address {
                 }
                 Ok(Address::Tcp(host.to_owned(), port))
             }
-            _ => Err(bad("it begins with neither unix: nor tcp:")),
+            Some(("fd", "")) => Err(bad("the number is missing")),
+            Some(("fd", word)) => Ok(Address::Passed(word.to_owned())),
+            _ => Err(bad("it begins with none of unix:, tcp: and fd:")),
         }
     }
 
@@ -75,6 +79,7 @@ impl Address {
                 format!("{scheme}://[{host}]:{port}/{name}")
             }
             Address::Tcp(host, port) => format!("{scheme}://{host}:{port}/{name}"),
+            Address::Passed(_) => format!("{scheme}:///{name}"),
         }
     }
 }
@@ -89,6 +94,7 @@ impl fmt::Display for Address {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
             Address::Tcp(host, port) if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
             Address::Tcp(host, port) => write!(f, "tcp:{host}:{port}"),
+            Address::Passed(word) => write!(f, "fd:{word}"),
         }
     }
 }
@@ -113,12 +119,20 @@ mod tests {
 
     #[test]
     fn addresses_parse_and_print_back() {
-        for text in ["unix:/run/a.sock", "tcp:localhost:10809", "tcp:[::1]:0"] {
+        for text in ["unix:/run/a.sock", "tcp:localhost:10809", "tcp:[::1]:0", "fd:3", "fd:disk"] {
             assert_eq!(Address::parse(text).expect("good").to_string(), text);
         }
-        for text in
-            ["", "unix:", "tcp:", "tcp:host", "tcp::1", "tcp:host:70000", "/run/a", "vsock:1"]
-        {
+        for text in [
+            "",
+            "unix:",
+            "fd:",
+            "tcp:",
+            "tcp:host",
+            "tcp::1",
+            "tcp:host:70000",
+            "/run/a",
+            "vsock:1",
+        ] {
             assert!(Address::parse(text).is_err(), "{text}");
         }
     }

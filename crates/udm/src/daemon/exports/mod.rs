@@ -17,6 +17,7 @@
 mod address;
 mod fuse;
 mod nbd;
+mod passed;
 mod ublk;
 mod vhost_user;
 

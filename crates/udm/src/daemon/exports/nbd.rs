@@ -1,4 +1,4 @@
-//! NBD exports: a listener on a lane, at a unix socket or a TCP port.
+//! NBD exports: a listener on a lane, at a unix socket, a TCP port, or on a socket passed to us.
 //!
 //! The lane side (accepting, connections, draining) is `udm-front`'s; this file listens, starts
 //! the listener actor and sends it orders.
@@ -9,7 +9,7 @@
 //! ([`Patience`]): a connection to it hangs up when it goes.
 
 use super::address::Address;
-use super::{DRAIN_LIMIT, Front, Patience, Start};
+use super::{DRAIN_LIMIT, Front, Patience, Start, passed};
 use crate::runtime::Runtime;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
@@ -23,7 +23,9 @@ use udm_control::api::Tls;
 use udm_control::errno;
 use udm_core::LaneMessage;
 use udm_core::error::{ErrorCode, ErrorKind, UserError};
-use udm_driver::{SOCKET_MODE_DEFAULT, listen_tcp, listen_unix, remove_orphan};
+use udm_driver::{
+    ListensAt, SOCKET_MODE_DEFAULT, inherited_listener, listen_tcp, listen_unix, remove_orphan,
+};
 use udm_front::nbd::server::{Export, Listener, ListenerOrder};
 use udm_front::nbd::tls::TlsSettings;
 use udm_front::nbd::tls::credentials::Credentials;
@@ -43,7 +45,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Understands `unix:PATH` or `tcp:HOST:PORT`, and reads the files of TLS.
+    /// Understands `unix:PATH`, `tcp:HOST:PORT` or `fd:NUMBER`, and reads the files of TLS.
     ///
     /// # Errors
     /// `BadAddress`, `TlsFiles`.
@@ -67,7 +69,7 @@ impl super::Plan for Plan {
     }
 
     fn start(self: Box<Self>, start: Start<'_>) -> Result<Arc<dyn Front>, UserError> {
-        let (socket, address) = listen(self.address, start.patience)?;
+        let Listening { socket, address, reached } = listen(self.address, start.patience)?;
         let export = Export {
             name: start.name.to_owned(),
             device: start.device,
@@ -75,11 +77,12 @@ impl super::Plan for Plan {
             read_only: start.read_only,
         };
         let (tls, is_secured) = (self.tls.clone(), self.tls.is_some());
-        let actor = start
-            .runtime
-            .spawn_actor(LANE, move || Box::new(Listener::new(socket, vec![export]).with_tls(tls)));
+        let is_shared = matches!(address, Address::Passed(_));
+        let actor = start.runtime.spawn_actor(LANE, move || {
+            Box::new(Listener::new(socket, vec![export]).with_tls(tls).shared(is_shared))
+        });
         let runtime = Arc::clone(start.runtime);
-        Ok(Arc::new(NbdFront { runtime, address, is_secured, actor }))
+        Ok(Arc::new(NbdFront { runtime, address, reached, is_secured, actor }))
     }
 }
 
@@ -87,6 +90,8 @@ impl super::Plan for Plan {
 struct NbdFront {
     runtime: Arc<Runtime>,
     address: Address,
+    /// Where clients reach it.
+    reached: Address,
     is_secured: bool,
     actor: ActorId,
 }
@@ -103,7 +108,7 @@ impl Front for NbdFront {
     }
 
     fn uri(&self, name: &str) -> String {
-        self.address.uri(name, self.is_secured)
+        self.reached.uri(name, self.is_secured)
     }
 
     fn client_count(&self) -> u32 {
@@ -138,11 +143,42 @@ impl Front for NbdFront {
 /// # Errors
 /// `ListenFailed`.
 pub(super) fn listen_at(path: &Path, patience: Patience) -> Result<OwnedFd, UserError> {
-    listen(Address::Unix(path.to_owned()), patience).map(|(socket, _)| socket)
+    listen(Address::Unix(path.to_owned()), patience).map(|listening| listening.socket)
 }
 
-/// Listens; with port 0 the address that comes back has the port taken.
-fn listen(address: Address, patience: Patience) -> Result<(OwnedFd, Address), UserError> {
+/// A socket that listens.
+struct Listening {
+    socket: OwnedFd,
+    /// The address as its user would write it again, with the port that was taken for port 0.
+    address: Address,
+    /// Where clients reach it; another one only for a socket that was passed to us.
+    reached: Address,
+}
+
+impl Listening {
+    fn at(socket: OwnedFd, address: Address) -> Listening {
+        Listening { socket, reached: address.clone(), address }
+    }
+}
+
+/// Takes over a socket that was passed to this process.
+fn take_passed(word: &str) -> Result<Listening, UserError> {
+    let address = Address::Passed(word.to_owned());
+    let (socket, at) = inherited_listener(passed::number_of(word)?).map_err(|errno| {
+        let error = io::Error::from_raw_os_error(errno.0);
+        errno::system(ErrorCode::ListenFailed, &format!("listen on {address}"), &error)
+            .hint("it has to be a stream socket that listens")
+    })?;
+    let reached = match at {
+        ListensAt::Unix(path) => Address::Unix(path),
+        ListensAt::Tcp(at) => Address::Tcp(at.ip().to_string(), at.port()),
+        ListensAt::Unnamed => address.clone(),
+    };
+    Ok(Listening { socket, address, reached })
+}
+
+/// Listens.
+fn listen(address: Address, patience: Patience) -> Result<Listening, UserError> {
     if let Address::Unix(path) = &address
         && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
         && !parent.is_dir()
@@ -156,6 +192,7 @@ fn listen(address: Address, patience: Patience) -> Result<(OwnedFd, Address), Us
     let found = match &address {
         Address::Unix(_) => None,
         Address::Tcp(host, port) => Some(Address::look_up(host, *port)?),
+        Address::Passed(word) => return take_passed(word),
     };
     let mut tries_left = match patience {
         Patience::None => 0,
@@ -168,7 +205,7 @@ fn listen(address: Address, patience: Patience) -> Result<(OwnedFd, Address), Us
                     (Address::Tcp(host, _), Some(port)) => Address::Tcp(host, port),
                     (other, _) => other,
                 };
-                return Ok((socket, bound));
+                return Ok(Listening::at(socket, bound));
             }
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {
                 // Still there when the time is over: then it is no dead daemon.
@@ -194,7 +231,9 @@ fn listen_once(address: &Address, found: Option<SocketAddr>) -> io::Result<(Owne
             let (socket, bound) = listen_tcp(found).map_err(system)?;
             Ok((socket, Some(bound.port())))
         }
-        (Address::Tcp(..), None) => Err(io::ErrorKind::AddrNotAvailable.into()),
+        (Address::Tcp(..), None) | (Address::Passed(_), _) => {
+            Err(io::ErrorKind::AddrNotAvailable.into())
+        }
     }
 }
 
@@ -202,7 +241,7 @@ fn listen_once(address: &Address, found: Option<SocketAddr>) -> io::Result<(Owne
 fn is_orphan_removed(address: &Address) -> bool {
     match address {
         Address::Unix(path) => remove_orphan(path),
-        Address::Tcp(..) => false,
+        Address::Tcp(..) | Address::Passed(_) => false,
     }
 }
 
@@ -210,7 +249,7 @@ fn is_orphan_removed(address: &Address) -> bool {
 fn await_end(address: &Address, found: Option<SocketAddr>) -> bool {
     let connection: Option<OwnedFd> = match address {
         Address::Unix(path) => UnixStream::connect(path).ok().map(OwnedFd::from),
-        Address::Tcp(..) => found
+        Address::Tcp(..) | Address::Passed(_) => found
             .and_then(|found| TcpStream::connect_timeout(&found, DRAIN_LIMIT).ok())
             .map(OwnedFd::from),
     };
