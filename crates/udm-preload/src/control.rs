@@ -23,7 +23,7 @@ use rustix::net::{
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use udm_control::api::{
-    DmIoctl, DmIoctlAnswer, DmPoll, Method, Node, NodeAnswer, Selector, WireError,
+    DmIoctl, DmIoctlAnswer, DmPoll, Exports, Method, Node, NodeAnswer, Selector, WireError,
 };
 use udm_control::wire::{Answer, Call, MessageReader, encode};
 use udm_control::{INTERFACE, base64, errno, ioctl};
@@ -332,6 +332,13 @@ pub(crate) fn path_of(variables: Variables<'_>, name: &[u8]) -> Result<String, E
         other => other,
     })?;
     answer.path.ok_or(Errno::NXIO)
+}
+
+/// The mapped device that is this file.
+pub(crate) fn device_at(variables: Variables<'_>, file: &[u8]) -> Option<Found> {
+    let served = ask_method(variables, &Exports {}, false).ok()?;
+    let export = served.exports.into_iter().find(|export| export.address.as_bytes() == file)?;
+    find(variables, Key::Name(export.device.as_bytes())).ok()
 }
 
 /// Looks a device up. One without a table has no block device, as in the kernel: it is not there.

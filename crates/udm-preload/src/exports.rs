@@ -202,6 +202,29 @@ interpose!(__lxstat(version: c_int, path: *const c_char, into: *mut libc::stat) 
 interpose!(__lxstat64(version: c_int, path: *const c_char, into: *mut libc::stat) -> c_int, -1,
     stat_ours(path, into));
 
+/// An open file that is a mapped device looks as its node does, since LVM compares the two.
+fn fstat_ours(fd: c_int, into: *mut libc::stat) -> Ours<c_int> {
+    if fd < 0 || into.is_null() {
+        return None;
+    }
+    // SAFETY: it is only borrowed for this call; if it is not open, the system says so.
+    let file = unsafe { BorrowedFd::borrow_raw(fd) };
+    let found = control::device_at(&variable, &blocks::path_of(file)?)?;
+    // SAFETY: the caller gives room for a `stat`, as the function behind this one demands; all its
+    // fields are numbers, for which zero is a value.
+    unsafe {
+        into.write(std::mem::zeroed());
+        (*into).st_mode = libc::S_IFBLK | 0o660;
+        (*into).st_rdev = found.dev;
+        (*into).st_nlink = 1;
+        (*into).st_blksize = 4096;
+    }
+    Some(Ok(0))
+}
+
+interpose!(fstat(fd: c_int, into: *mut libc::stat) -> c_int, -1, fstat_ours(fd, into));
+interpose!(fstat64(fd: c_int, into: *mut libc::stat) -> c_int, -1, fstat_ours(fd, into));
+
 interpose!(statx(at: c_int, path: *const c_char, flags: c_int, mask: c_uint,
     into: *mut libc::statx) -> c_int, -1,
 place_of(path).map(|place| {

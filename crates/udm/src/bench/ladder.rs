@@ -32,6 +32,7 @@ struct LadderReport {
     schema_version: u32,
     target: String,
     layers: u32,
+    regions: u32,
     lower: String,
     op: String,
     is_sequential: bool,
@@ -108,6 +109,11 @@ fn build(runtime: &Runtime, args: &LadderArgs) -> Result<Stack, BenchError> {
         let words = target_args(args, &below, device_sectors);
         let table = format!("0 {device_sectors} {} {words}", args.target);
         let status = runtime.create(&name, None, &table, false)?;
+        for _ in 0..args.regions {
+            let words = ["@stats_create", "-", "/64"].map(str::to_owned).to_vec();
+            let device = DeviceKey::Id(status.id);
+            runtime.request(Request::Message { device, sector: 0, words })?;
+        }
         top = Some(Dest::Device(status.id));
         below = vec![format!("dm:{name}"); args.paths as usize];
     }
@@ -215,6 +221,7 @@ fn print(args: &LadderArgs, runtime: &Runtime, results: &[LoadResult]) -> Result
         schema_version: 1,
         target: args.target.clone(),
         layers: args.layers,
+        regions: args.regions,
         lower: match args.device.is_empty() {
             true => format!("{:?}", args.lower).to_lowercase(),
             false => args.device.join(" "),

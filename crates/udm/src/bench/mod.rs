@@ -68,6 +68,9 @@ pub struct LadderArgs {
     /// One place after the other instead of random places
     #[arg(long)]
     pub sequential: bool,
+    /// Statistics regions (`@stats_create`) on each layer, of 64 areas each
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=256))]
+    pub regions: u32,
     /// Operation
     #[arg(long, value_enum, default_value_t = BenchOp::Read)]
     pub op: BenchOp,

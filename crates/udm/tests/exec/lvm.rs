@@ -120,3 +120,42 @@ fn lvm_makes_changes_and_removes_volumes_on_loop_devices() {
     lvm(&place, "vgremove vg").ok();
     assert_eq!(dmsetup(&place, &["ls"]).ok(), "No devices found\n");
 }
+
+#[test]
+fn lvm_stands_on_devices_that_are_files() {
+    if !has("lvm") || !has("dmsetup") {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "1", "--links", &place.text("dev/mapper")]);
+    let mut mounts = Vec::new();
+    for name in ["pv0", "pv1"] {
+        let disk = place.file(&format!("{name}.img"), 64 << 20);
+        dmsetup(&place, &["create", name, "--table", &format!("0 131072 linear {disk} 0")]).ok();
+        let Some(mount) = crate::nodes::export(&place, name) else { return };
+        mounts.push(mount);
+    }
+    let [one, two] = ["dev/mapper/pv0", "dev/mapper/pv1"].map(|name| place.text(name));
+    configure(&place, &[&one, &two]);
+    let conf = std::fs::read_to_string(place.path("etc/lvm.conf")).expect("read");
+    let conf =
+        conf.replace("scan = [ \"/dev\" ]", &format!("scan = [ \"{}\" ]", place.text("dev")));
+    std::fs::write(place.path("etc/lvm.conf"), conf).expect("written");
+    lvm(&place, &format!("pvcreate -y {one} {two}")).ok();
+    lvm(&place, &format!("vgcreate vg {one} {two}")).ok();
+    let made = lvm(&place, "lvcreate -y -Zn -Wn -n str -i 2 -L 16M vg");
+    assert!(!made.err.contains("ioctl"), "{}", made.err);
+    made.ok();
+    let table = || dmsetup(&place, &["table", "vg-str"]).ok();
+    assert_eq!(table(), "0 32768 striped 2 128 254:0 2048 254:1 2048\n");
+    lvm(&place, "lvextend -L +16M vg/str").ok();
+    assert_eq!(table(), "0 65536 striped 2 128 254:0 2048 254:1 2048\n");
+    lvm(&place, "vgchange -an vg").ok();
+    lvm(&place, "vgchange -ay vg").ok();
+    lvm(&place, "lvremove -y vg/str").ok();
+    lvm(&place, "vgremove vg").ok();
+    assert_eq!(dmsetup(&place, &["ls"]).ok(), "pv0\t(254:0)\npv1\t(254:1)\n");
+    for name in ["pv0", "pv1"] {
+        place.udm(&["unexport", name]).ok();
+    }
+}

@@ -8,7 +8,7 @@ use crate::{dmsetup, exec, has};
 use std::path::{Path, PathBuf};
 
 /// Takes down what is mounted at a place, however the test ends.
-struct Unmounted(PathBuf);
+pub(crate) struct Unmounted(PathBuf);
 
 impl Drop for Unmounted {
     fn drop(&mut self) {
@@ -18,7 +18,7 @@ impl Drop for Unmounted {
 }
 
 /// Serves a device as a file beside the daemon's socket.
-fn export(place: &Place, device: &str) -> Option<(String, Unmounted)> {
+pub(crate) fn export(place: &Place, device: &str) -> Option<(String, Unmounted)> {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         println!("mounting needs root and /dev/fuse here; not tested");
         return None;
