@@ -376,7 +376,7 @@ mod tests {
         check("0 8 zero", "0 zero", 7, "field 2");
         check("device = \"d\"", "device = \"e\"", 10, "no [[device]] called 'e'");
         check("nbd = \"unix:d.sock\"", "", 10, "how to serve");
-        check("unix:d.sock", "d.sock", 11, "neither unix: nor tcp:");
+        check("unix:d.sock", "d.sock", 11, "none of unix:, tcp: and fd:");
         check("[[export]]", "[[exports]]", 9, "unknown field `exports`");
         check("[[export]]", "[[export", 9, "");
         let twice = format!("{GOOD}[[device]]\nname = \"d\"\ntable = \"0 8 zero\"\n");
