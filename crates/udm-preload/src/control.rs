@@ -25,6 +25,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use udm_control::api::{
     DmIoctl, DmIoctlAnswer, DmPoll, Exports, Method, Node, NodeAnswer, Selector, WireError,
 };
+use udm_control::ioctl::layout::{
+    self, DATA_SIZE_AT, DEV_AT, EVENT_NR_AT, FLAGS_AT, HEADER_LEN_BYTES, HEADER_LEN_BYTES_MIN,
+    NAME_AT, NAME_LEN_BYTES, UUID_AT, UUID_LEN_BYTES, VERSION_LEN_BYTES, flag,
+};
 use udm_control::wire::{Answer, Call, MessageReader, encode};
 use udm_control::{INTERFACE, base64, errno, ioctl};
 
@@ -39,31 +43,13 @@ const ARM_LIMIT: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 /// Bytes of an ioctl that fit a message, with room for what base64 adds.
 const CALL_LEN_BYTES_MAX: usize = 40 << 20;
 
-const VERSION_LEN_BYTES: usize = 12;
-const HEADER_LEN_BYTES_MIN: usize = 305;
-const HEADER_LEN_BYTES: usize = 312;
-const DATA_SIZE_AT: usize = 12;
-const FLAGS_AT: usize = 28;
-const EVENT_NR_AT: usize = 32;
-const DEV_AT: usize = 40;
-const NAME_AT: usize = 48;
-const DATA_SIZE_MAX: usize = 1 << 30;
-const FLAG_UEVENT_GENERATED: u32 = 1 << 13;
 /// A live or an inactive table.
-const FLAGS_WITH_TABLE: u32 = 1 << 5 | 1 << 6;
-const FLAG_SECURE_DATA: u32 = 1 << 15;
+const FLAGS_WITH_TABLE: u32 = flag::ACTIVE_PRESENT | flag::INACTIVE_PRESENT;
 /// The part of a udev cookie that names its semaphore.
 const COOKIE_BASE: u32 = 0xffff;
 
-/// The device mapper's ioctls of any number.
-const IOCTL_TYPE: u32 = 0xfd;
 /// `DEV_STATUS`.
 const DEV_STATUS: u32 = 0xc138_fd07;
-
-/// True if a request number is one of the device mapper's.
-pub(crate) fn is_dm(request: u32) -> bool {
-    (request >> 8) & 0xff == IOCTL_TYPE
-}
 
 /// Where the daemon listens. `variable` reads the environment.
 fn socket_path(variable: &dyn Fn(&str) -> Option<String>) -> PathBuf {
@@ -269,14 +255,14 @@ pub(crate) fn call(
     if ioctl::reads_header(command) && ioctl::is_version_good(&input) {
         input = buffer.read(HEADER_LEN_BYTES_MIN);
         let size = word(&input, DATA_SIZE_AT) as usize;
-        if (HEADER_LEN_BYTES_MIN..=DATA_SIZE_MAX).contains(&size) {
+        if (HEADER_LEN_BYTES_MIN..=layout::CALL_LEN_BYTES_MAX).contains(&size) {
             room = size;
             if ioctl::reads_payload(command) && size > CALL_LEN_BYTES_MAX {
                 return Err(Errno::NOMEM);
             }
             let whole = ioctl::reads_payload(command);
             input = buffer.read(if whole { size } else { size.min(HEADER_LEN_BYTES) });
-            if word(&input, FLAGS_AT) & FLAG_SECURE_DATA != 0 {
+            if word(&input, FLAGS_AT) & flag::SECURE_DATA != 0 {
                 buffer.wipe(size);
             }
         }
@@ -286,7 +272,7 @@ pub(crate) fn call(
     output.truncate(room);
     if word(&input, EVENT_NR_AT) & COOKIE_BASE != 0 && output.len() >= HEADER_LEN_BYTES_MIN {
         // There is no udev to take the cookie: libdevmapper does it itself if no uevent was made.
-        let flags = word(&output, FLAGS_AT) & !FLAG_UEVENT_GENERATED;
+        let flags = word(&output, FLAGS_AT) & !flag::UEVENT_GENERATED;
         output[FLAGS_AT..FLAGS_AT + 4].copy_from_slice(&flags.to_ne_bytes());
     }
     buffer.write(&output);
@@ -372,8 +358,8 @@ pub(crate) fn find(variables: Variables<'_>, key: Key<'_>) -> Result<Found, Errn
     let dev = bytes.get(DEV_AT..).and_then(|rest| rest.first_chunk()).ok_or(Errno::IO)?;
     Ok(Found {
         dev: u64::from_ne_bytes(*dev),
-        name: text(NAME_AT, 128),
-        uuid: text(NAME_AT + 128, 129),
-        suspended: word(&bytes, FLAGS_AT) & 2 != 0,
+        name: text(NAME_AT, NAME_LEN_BYTES),
+        uuid: text(UUID_AT, UUID_LEN_BYTES),
+        suspended: word(&bytes, FLAGS_AT) & flag::SUSPEND != 0,
     })
 }

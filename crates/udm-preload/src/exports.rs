@@ -25,6 +25,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::ptr::null_mut;
+use udm_control::ioctl::layout::is_dm;
 
 /// What of a function is ours: nothing, a result, or an error.
 type Ours<R> = Option<Result<R, Errno>>;
@@ -339,7 +340,7 @@ fn ioctl_ours(fd: c_int, request: c_ulong, argument: *mut c_void) -> Ours<c_int>
             Ok(0)
         });
     }
-    if !control::is_dm(request) || fd < 0 {
+    if !is_dm(request) || fd < 0 {
         return None;
     }
     // SAFETY: it is only borrowed for this call, in which the caller keeps it open; if it is not

@@ -6,11 +6,10 @@
 //! after an error; and nothing changed by a call that failed.
 
 use super::model::{AskModel, Model};
+use crate::ioctl::layout::{DATA_SIZE_AT, VERSION_LEN_BYTES};
 use crate::ioctl::{Outcome, run};
 
 const TYPE: u32 = 0xc138_fd00;
-const VERSION_LEN_BYTES: usize = 12;
-const DATA_SIZE_AT_BYTES: usize = 12;
 /// Calls of one input; more only cost time.
 const CALLS_MAX: usize = 64;
 
@@ -33,9 +32,9 @@ pub fn ioctls(bytes: &[u8]) {
                 call[..4].copy_from_slice(&4_u32.to_ne_bytes());
                 call[4..8].copy_from_slice(&0_u32.to_ne_bytes());
             }
-            if call.len() >= DATA_SIZE_AT_BYTES + 4 && claim & 2 == 0 {
+            if call.len() >= DATA_SIZE_AT + 4 && claim & 2 == 0 {
                 let room = (call.len() + usize::from(claim >> 2) * 8) as u32;
-                let at = DATA_SIZE_AT_BYTES;
+                let at = DATA_SIZE_AT;
                 call[at..at + 4].copy_from_slice(&room.to_ne_bytes());
             }
         }
@@ -52,7 +51,7 @@ fn check(model: &Model, command: u32, call: &[u8]) {
         assert!(bytes.is_empty() || bytes.len() == VERSION_LEN_BYTES, "more than a version back");
         return;
     }
-    let room = call.get(DATA_SIZE_AT_BYTES..DATA_SIZE_AT_BYTES + 4);
+    let room = call.get(DATA_SIZE_AT..DATA_SIZE_AT + 4);
     let room = room.map_or(0, |room| u32::from_ne_bytes([room[0], room[1], room[2], room[3]]));
     assert!(bytes.len() <= (room as usize).max(VERSION_LEN_BYTES), "more back than there is room");
 }

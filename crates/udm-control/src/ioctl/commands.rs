@@ -6,7 +6,8 @@
 //! The tricky case is which header a command ends with: most show the device as it is now, but a
 //! removal and a list leave what the caller gave, and a rename keeps the old name.
 
-use super::header::{flag, minor_of};
+use super::header::minor_of;
+use super::layout::flag;
 use super::{Call, Refused, lists};
 use udm_core::lifecycle::{DeviceKey, Geometry, Reply, Request, SuspendOptions};
 use udm_types::{DmName, DmUuid};

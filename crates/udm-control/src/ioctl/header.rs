@@ -1,4 +1,4 @@
-//! The header of every dm ioctl: layout, flags, and how a device's state is written into it.
+//! The header of every dm ioctl, and how a device's state is written into it.
 //!
 //! Byte for byte the kernel's `struct dm_ioctl` of interface 4.50, in native byte order. Read from
 //! what a caller sent and written back to it; nothing here asks anybody anything.
@@ -6,37 +6,12 @@
 //! The tricky case is what is *not* recomputed: flags that are no state come back as the caller
 //! gave them, and `DEFERRED_REMOVE` is only ever added.
 
+use super::layout::{HEADER_LEN_BYTES, HEADER_LEN_BYTES_MIN, flag};
 use udm_core::lifecycle::{DM_MAJOR, DeviceStatus};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of the header that a call has to have; a payload may begin here.
-pub(super) const HEADER_LEN_BYTES_MIN: usize = 305;
-/// Bytes of the structure; results begin here.
-pub(super) const HEADER_LEN_BYTES: usize = size_of::<Header>();
-/// Most bytes of a call (the kernel's limit).
-pub(super) const CALL_LEN_BYTES_MAX: u32 = 1 << 30;
 /// Version of the interface.
 pub(super) const VERSION: [u32; 3] = [4, 50, 0];
-
-/// Flags of the header, by the kernel's names without `DM_` and `_FLAG`.
-pub(super) mod flag {
-    pub(crate) const READONLY: u32 = 1 << 0;
-    pub(crate) const SUSPEND: u32 = 1 << 1;
-    pub(crate) const PERSISTENT_DEV: u32 = 1 << 3;
-    pub(crate) const STATUS_TABLE: u32 = 1 << 4;
-    pub(crate) const ACTIVE_PRESENT: u32 = 1 << 5;
-    pub(crate) const INACTIVE_PRESENT: u32 = 1 << 6;
-    pub(crate) const BUFFER_FULL: u32 = 1 << 8;
-    pub(crate) const NOFLUSH: u32 = 1 << 11;
-    pub(crate) const QUERY_INACTIVE_TABLE: u32 = 1 << 12;
-    pub(crate) const UEVENT_GENERATED: u32 = 1 << 13;
-    pub(crate) const UUID: u32 = 1 << 14;
-    pub(crate) const SECURE_DATA: u32 = 1 << 15;
-    pub(crate) const DATA_OUT: u32 = 1 << 16;
-    pub(crate) const DEFERRED_REMOVE: u32 = 1 << 17;
-    pub(crate) const INTERNAL_SUSPEND: u32 = 1 << 18;
-    pub(crate) const IMA_MEASUREMENT: u32 = 1 << 19;
-}
 
 /// The header.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

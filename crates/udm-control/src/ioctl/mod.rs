@@ -3,7 +3,7 @@
 //! The preload library carries a program's ioctls to the daemon as they are (`DmIoctl`), and this
 //! answers as the kernel's interface 4.50 does, in the kernel's order of checks. Commands become
 //! the same requests to the life cycle that the JSON face makes (`commands.rs`, `tables.rs`); there
-//! is no second state machine. `header.rs`, `specs.rs` and `lists.rs` hold the layouts.
+//! is no second state machine. `layout.rs`, `specs.rs` and `lists.rs` hold the layouts.
 //!
 //! Rules: nothing is read beyond the bytes that came; whatever they say, there is an answer. On an
 //! error only the version is copied back. No state changes before a call's bytes are checked.
@@ -14,6 +14,7 @@
 
 mod commands;
 mod header;
+pub mod layout;
 mod lists;
 mod specs;
 mod tables;
@@ -23,15 +24,12 @@ pub(crate) mod tests;
 use crate::dispatch::Asker;
 use crate::errno;
 use crate::ops::ControlOps;
-use header::{CALL_LEN_BYTES_MAX, HEADER_LEN_BYTES, HEADER_LEN_BYTES_MIN, Header, VERSION, flag};
+use header::{Header, VERSION};
+use layout::{CALL_LEN_BYTES_MAX, HEADER_LEN_BYTES, HEADER_LEN_BYTES_MIN, VERSION_LEN_BYTES, flag};
 use rustix::io::Errno;
 use udm_core::error::UserError;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, Request, Ticket};
 use zerocopy::IntoBytes;
-
-/// The type byte of every dm ioctl.
-const IOCTL_TYPE: u32 = 0xfd;
-const VERSION_LEN_BYTES: usize = size_of_val(&VERSION);
 
 /// The commands, by the kernel's names and numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,9 +118,8 @@ pub fn is_arm_poll(command: u32) -> bool {
 
 /// Only type and number of an ioctl count, as in the kernel.
 fn command_of(command: u32) -> Option<Command> {
-    let of_dm = (command >> 8) & 0xff == IOCTL_TYPE;
     let number = (command & 0xff) as usize;
-    of_dm.then(|| Command::ALL.get(number).copied()).flatten()
+    layout::is_dm(command).then(|| Command::ALL.get(number).copied()).flatten()
 }
 
 /// What became of an ioctl.
@@ -175,7 +172,7 @@ pub(crate) fn run(
         bytes,
         why: Some(refused.why),
     };
-    if (command >> 8) & 0xff != IOCTL_TYPE {
+    if !layout::is_dm(command) {
         return refuse(Refused::new(Errno::NOTTY, "not a dm ioctl"), Vec::new());
     }
     let Some(theirs) = input.first_chunk::<VERSION_LEN_BYTES>() else {
@@ -245,7 +242,7 @@ impl<'a> Call<'a> {
         let fault = || Refused::new(Errno::FAULT, "the call is shorter than it says");
         let mut header = Header::read(input).ok_or_else(fault)?;
         let size_bytes = header.data_size as usize;
-        if size_bytes < HEADER_LEN_BYTES_MIN || header.data_size > CALL_LEN_BYTES_MAX {
+        if !(HEADER_LEN_BYTES_MIN..=CALL_LEN_BYTES_MAX).contains(&size_bytes) {
             return Err(Refused::invalid("data_size is out of range"));
         }
         if command.reads_payload() && input.len() < size_bytes {

@@ -9,7 +9,8 @@
 //! looked at; in a status it counts from the *first* spec, and the last one has one, too.
 
 use super::Refused;
-use super::header::{HEADER_LEN_BYTES, until_nul};
+use super::header::until_nul;
+use super::layout::HEADER_LEN_BYTES;
 use rustix::io::Errno;
 use udm_core::lifecycle::StatusLine;
 use udm_core::table::{TARGETS_MAX, TableLine, split_words};
@@ -130,7 +131,7 @@ pub(super) fn write(lines: &[StatusLine], capacity: usize) -> Written {
 #[cfg(test)]
 mod tests {
     use super::{SPEC_LEN_BYTES, read, write};
-    use crate::ioctl::header::HEADER_LEN_BYTES;
+    use crate::ioctl::layout::HEADER_LEN_BYTES;
     use rustix::io::Errno;
     use udm_core::lifecycle::StatusLine;
 

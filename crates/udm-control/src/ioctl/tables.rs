@@ -6,7 +6,7 @@
 //! The tricky case is a wait whose device is removed: the removal is an event, so the wait ends
 //! well, but by then there is no table to show any more. The header is answered without lines.
 
-use super::header::{HEADER_LEN_BYTES, flag};
+use super::layout::{HEADER_LEN_BYTES, flag};
 use super::{Call, Refused, lists, specs};
 use rustix::io::Errno;
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, Request, StatusKind, StatusLine};

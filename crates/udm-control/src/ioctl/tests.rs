@@ -1,6 +1,6 @@
 //! The ioctl face against the tables of the kernel's interface, on a modelled daemon.
 
-use super::header::{HEADER_LEN_BYTES, HEADER_LEN_BYTES_MIN, flag};
+use super::layout::{HEADER_LEN_BYTES, HEADER_LEN_BYTES_MIN, flag};
 use super::{Command, Outcome, run};
 use crate::fuzz::model::{AskModel, Model};
 use rustix::io::Errno;

@@ -9,6 +9,10 @@
 //! comes again with them. The size is in those bytes, so it takes up to three rounds.
 
 use udm_control::ioctl;
+use udm_control::ioctl::layout::{
+    CALL_LEN_BYTES_MAX, DATA_SIZE_AT, FLAGS_AT, HEADER_LEN_BYTES, HEADER_LEN_BYTES_MIN,
+    VERSION_LEN_BYTES, flag, is_dm,
+};
 
 /// What a message asks for.
 pub(super) mod opcode {
@@ -51,16 +55,6 @@ const IOCTL_RETRY: u32 = 1 << 2;
 const POLL_SCHEDULE_NOTIFY: u32 = 1;
 const POLLIN: u32 = 1 | 1 << 6;
 const NOTIFY_POLL: i32 = 1;
-
-const VERSION_LEN_BYTES: usize = 12;
-const HEADER_LEN_BYTES_MIN: usize = 305;
-const HEADER_LEN_BYTES: usize = 312;
-const DATA_SIZE_AT: usize = 12;
-const DATA_SIZE_MAX: usize = 1 << 30;
-const FLAGS_AT: usize = 28;
-const FLAG_SECURE_DATA: u32 = 1 << 15;
-/// Any dm ioctl.
-const IOCTL_TYPE: u32 = 0xfd;
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u32::from_ne_bytes(*word))
@@ -191,7 +185,7 @@ impl<'a> Ioctl<'a> {
     }
 
     pub(super) fn stage(&self) -> Stage {
-        if (self.command >> 8) & 0xff != IOCTL_TYPE {
+        if !is_dm(self.command) {
             return Stage::Refuse(errno::ENOTTY);
         }
         if self.argument == 0 {
@@ -210,7 +204,7 @@ impl<'a> Ioctl<'a> {
             return retry(HEADER_LEN_BYTES_MIN, HEADER_LEN_BYTES_MIN);
         }
         let size_bytes = u32_at(self.data, DATA_SIZE_AT) as usize;
-        if !(HEADER_LEN_BYTES_MIN..=DATA_SIZE_MAX).contains(&size_bytes) {
+        if !(HEADER_LEN_BYTES_MIN..=CALL_LEN_BYTES_MAX).contains(&size_bytes) {
             return Stage::Ask { call_bytes: HEADER_LEN_BYTES_MIN };
         }
         let whole = ioctl::reads_payload(self.command);
@@ -229,7 +223,7 @@ impl<'a> Ioctl<'a> {
     pub(super) fn call(&self, call_bytes: usize) -> Vec<u8> {
         let mut call = self.data.get(..call_bytes).unwrap_or(self.data).to_vec();
         let has_size = call.len() >= HEADER_LEN_BYTES_MIN && !ioctl::reads_payload(self.command);
-        if has_size && (HEADER_LEN_BYTES_MIN..=DATA_SIZE_MAX).contains(&self.size_bytes()) {
+        if has_size && (HEADER_LEN_BYTES_MIN..=CALL_LEN_BYTES_MAX).contains(&self.size_bytes()) {
             let room_bytes = self.size_bytes().min(ROOM_BYTES_MAX) as u32;
             call[DATA_SIZE_AT..DATA_SIZE_AT + 4].copy_from_slice(&room_bytes.to_ne_bytes());
         }
@@ -258,7 +252,7 @@ impl<'a> Ioctl<'a> {
             return self.answered(unique, errno::ENOMEM, Vec::new());
         }
         let is_whole = self.data.len() >= HEADER_LEN_BYTES_MIN;
-        if is_whole && u32_at(self.data, FLAGS_AT) & FLAG_SECURE_DATA != 0 {
+        if is_whole && u32_at(self.data, FLAGS_AT) & flag::SECURE_DATA != 0 {
             // The kernel wipes such a buffer before it looks at it.
             bytes.resize(self.room_bytes, 0);
         }
