@@ -8,7 +8,7 @@
 //! output sees the big number.
 
 use crate::steps::{self, Failed, cargo, is_ci, is_installed};
-use crate::{crash, fuzz, guest, mutants, sim, soak, tidy};
+use crate::{crash, fuzz, guest, interop, mutants, sim, soak, tidy};
 use std::path::Path;
 use std::time::Instant;
 
@@ -36,7 +36,7 @@ const TOOLS: [(&str, &str); 13] = [
 
 type Step = (&'static str, fn(&Path) -> Result<(), Failed>);
 
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     ("tools", tools),
     ("format", |root| steps::run(root, &mut cargo(&["fmt", "--all", "--check"]))),
     ("tidy", tidy::run),
@@ -46,6 +46,7 @@ const STEPS: [Step; 13] = [
     ("simulation", simulation),
     ("crashes", crash::timed),
     ("mutants", mutants::sample),
+    ("interop", |root| interop::run(root, &interop::Args::short())),
     ("soak", soak::short),
     ("guest", guest::short),
     ("fuzz", fuzzing),

@@ -9,10 +9,12 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod certificates;
 mod ci;
 mod crash;
 mod fuzz;
 mod guest;
+mod interop;
 mod mutants;
 mod oracle;
 mod sim;
@@ -50,6 +52,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Use a device from a stock Linux in QEMU, through a front end, while it is changed.
     Guest(guest::Args),
+    /// Other people's programs use a device, one row each: NBD clients, fio, libblkio, QEMU.
+    Interop(interop::Args),
     /// Measure, beside the peers or the floor.
     Bench(bench::Args),
 }
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Oracle(args) => oracle::run(&root, &args),
         Command::Fuzz(args) => fuzz::run(&root, &args),
         Command::Guest(args) => guest::run(&root, &args),
+        Command::Interop(args) => interop::run(&root, &args),
         Command::Bench(args) => bench::run(&root, &args),
     };
     match result {

@@ -54,6 +54,16 @@ pub(crate) fn short(root: &Path) -> Result<(), Failed> {
     nbd::run(root, &nbd::Args { rounds: 2, udm: None })
 }
 
+/// A few rounds of a virtual machine's disk, with this udm.
+pub(crate) fn vhost_user_disk(root: &Path, udm: &Path) -> Result<(), Failed> {
+    vhost_user::run(root, &vhost_user::Args { rounds: 6, udm: Some(udm.to_owned()) })
+}
+
+/// A few rounds of the kernel's NBD client, with this udm.
+pub(crate) fn nbd_client(root: &Path, udm: &Path) -> Result<(), Failed> {
+    nbd::run(root, &nbd::Args { rounds: 2, udm: Some(udm.to_owned()) })
+}
+
 /// Tries one front end.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     match &args.front {

@@ -11,9 +11,9 @@
 
 use super::host::{Host, START_SECTORS};
 use super::machine::{self, Contents, LIMIT_S, Machine};
-use crate::steps::{Failed, is_installed, run as run_command};
+use crate::certificates;
+use crate::steps::{Failed, is_installed};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const MODULES: [&str; 5] = ["virtio_net", "qemu_fw_cfg", "nbd", "crc32c_generic", "ext4"];
 const PROGRAMS: [&str; 4] = ["nbd-client", "mkfs.ext4", "e2fsck", "resize2fs"];
@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// True if the programs for this guest are there.
 pub(crate) fn is_possible() -> bool {
-    is_installed("nbd-client") && is_installed("openssl")
+    is_installed("nbd-client") && is_installed(certificates::TOOL)
 }
 
 /// Runs a guest to its end.
@@ -40,7 +40,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         return Err(Failed::new("the packages nbd-client and openssl are needed"));
     }
     let mut host = Host::start(root, args.udm.as_ref())?;
-    make_certificates(&host)?;
+    certificates::make(&host.dir, "IP:10.0.2.2")?;
     let contents = Contents {
         init: include_bytes!("nbd-init"),
         modules: &MODULES,
@@ -105,21 +105,6 @@ fn port_of(uri: &str) -> Result<u16, Failed> {
 }
 
 /// An authority and a server's certificate, in the host's folder.
-fn make_certificates(host: &Host) -> Result<(), Failed> {
-    let ec = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-    let name = "subjectAltName=IP:10.0.2.2";
-    let ours = ["-subj", "/CN=authority", "-keyout", "ca-key.pem", "-out", "ca-cert.pem"];
-    let servers = ["-subj", "/CN=server", "-keyout", "server-key.pem", "-out", "server-cert.pem"];
-    let signed = ["-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-addext", name, "-addext"];
-    let openssl = || {
-        let mut command = Command::new("openssl");
-        command.args(ec).args(["-days", "2"]);
-        command
-    };
-    run_command(&host.dir, openssl().args(ours))?;
-    run_command(&host.dir, openssl().args(servers).args(signed).arg("basicConstraints=CA:FALSE"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::port_of;

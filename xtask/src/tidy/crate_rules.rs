@@ -15,12 +15,13 @@ use super::{Finding, Sources};
 const NO_STD: [&str; 5] = ["udm-types", "udm-lane", "udm-core", "udm-meta", "udm-targets"];
 
 /// Where unsafe code may be: a file, or a folder with `/` at its end, and the reason.
-const UNSAFE_PLACES: [(&str, &str); 8] = [
+const UNSAFE_PLACES: [(&str, &str); 9] = [
     ("crates/udm-driver/", "hands addresses to the kernel"),
     ("crates/udm-preload/", "stands in for C functions"),
     ("crates/udm-lane/src/buffer.rs", "memory the kernel writes into"),
     ("crates/udm-lane/src/waker.rs", "the raw waker of the executor"),
     ("crates/udm-front/src/nbd/descriptor.rs", "owns the sockets"),
+    ("interop/src/main.rs", "blkio hands its answers out as memory to be taken for filled"),
     ("crates/udm/tests/allocations.rs", "a counting global allocator"),
     ("crates/udm-core/tests/allocations.rs", "a counting global allocator"),
     ("crates/udm-lower/tests/nbd_steady_state.rs", "a counting global allocator"),
