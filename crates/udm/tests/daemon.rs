@@ -505,6 +505,7 @@ fn json_of_every_verb_keeps_to_the_published_schema() {
         &["version"],
         &["export", "t", "--nbd", &address],
         &["exports"],
+        &["resize", "t", "8K"],
         &["unexport", "t"],
         &[
             "create",

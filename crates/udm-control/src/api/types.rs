@@ -273,6 +273,13 @@ pub struct ExportState {
     pub read_only: bool,
     /// Clients connected now.
     pub connections: u32,
+    /// The size its users see.
+    #[serde(default)]
+    pub size_sectors: u64,
+    /// How its users learn of a new size: `told`, `seen` (they see it when they look), `ask` (they
+    /// have to connect anew) or `kept` (the disk keeps its size until it is exported again).
+    #[serde(default)]
+    pub on_resize: String,
     /// The kernel's number of the disk, `MAJOR:MINOR`, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_device: Option<String>,

@@ -234,12 +234,17 @@ impl Control {
         self.params(number).map(|params| params.numbers)
     }
 
+    /// Whether the kernel can be told another size of a disk that is in use.
+    pub fn resizes(&self) -> bool {
+        self.has(feature::UPDATE_SIZE)
+    }
+
     /// Tells the kernel another size.
     ///
     /// # Errors
     /// `EOPNOTSUPP` from a kernel that cannot (before Linux 6.16).
     pub fn resize(&mut self, number: u32, len_sectors: u64) -> Result<(), UblkError> {
-        let resized = match self.has(feature::UPDATE_SIZE) {
+        let resized = match self.resizes() {
             true => self.order(order::UPDATE_SIZE, number, len_sectors, &mut []),
             false => Err(Errno(errno::EOPNOTSUPP)),
         };

@@ -68,15 +68,18 @@ pub struct Server {
     queues: Queues,
     events: Sender<Event>,
     note: Arc<Mutex<Option<String>>>,
+    told_sectors: Arc<AtomicU64>,
+    resizes: bool,
 }
 
 /// What the thread waits for.
 enum Event {
     Queue(QueueReport),
+    Settle(Done),
     Stop(Done),
 }
 
-/// Called when a server has ended.
+/// Called when a server has ended, or has done what was asked.
 type Done = Box<dyn FnOnce() + Send>;
 
 /// The queues of a disk.
@@ -140,14 +143,17 @@ impl Server {
             }
         };
         let note = Arc::new(Mutex::new(None));
+        let told_sectors = Arc::new(AtomicU64::new(told));
         let server = Server {
             number: info.device,
             numbers,
             queues: disk.queues.clone(),
             events,
             note: Arc::clone(&note),
+            told_sectors: Arc::clone(&told_sectors),
+            resizes: disk.control.resizes(),
         };
-        let mut keeper = Keeper { disk, note, told_sectors: told, lapse: Some(lapse) };
+        let mut keeper = Keeper { disk, note, told_sectors, lapse: Some(lapse) };
         let size = keeper.disk.queues.lanes.view(order.device).map(|view| view.len_sectors);
         keeper.resized(size.unwrap_or(told));
         let thread = std::thread::Builder::new().name("udm-ublk".to_owned());
@@ -172,6 +178,23 @@ impl Server {
     /// What its users should know.
     pub fn note(&self) -> Option<String> {
         self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the kernel can be told a new size.
+    pub fn resizes(&self) -> bool {
+        self.resizes
+    }
+
+    /// The size that the kernel knows, in sectors.
+    pub fn told_sectors(&self) -> Sector {
+        self.told_sectors.load(Ordering::Relaxed)
+    }
+
+    /// Calls `done`, or drops it, when the kernel has been told the size that the device has.
+    pub fn settle(&self, done: Box<dyn FnOnce() + Send>) {
+        // The queues spoke of the new size before anybody could ask for this, in the same channel.
+        // Fails if the thread has ended: there is no disk.
+        let _ = self.events.send(Event::Settle(done));
     }
 
     /// Whether somebody holds the disk: it is mounted, or part of a volume.
@@ -300,7 +323,7 @@ impl Running {
                     return Err(refused(Errno(19)));
                 }
                 // Nobody can stop it yet.
-                Ok(Event::Stop(_)) | Err(_) => return Err(refused(Errno(5))),
+                Ok(Event::Stop(_) | Event::Settle(_)) | Err(_) => return Err(refused(Errno(5))),
             }
         }
         Ok(())
@@ -316,7 +339,7 @@ impl Running {
             match self.inbox.recv() {
                 Ok(Event::Queue(QueueReport::Ended)) => self.ended += 1,
                 Ok(Event::Queue(_)) => {}
-                Ok(Event::Stop(done)) => waiting.push(done),
+                Ok(Event::Stop(done) | Event::Settle(done)) => waiting.push(done),
                 Err(_) => break,
             }
         }
@@ -331,7 +354,7 @@ impl Running {
 struct Keeper {
     disk: Running,
     note: Arc<Mutex<Option<String>>>,
-    told_sectors: Sector,
+    told_sectors: Arc<AtomicU64>,
     lapse: Option<Lapse>,
 }
 
@@ -349,6 +372,7 @@ impl Keeper {
                     self.disk.ended += 1;
                     break "the disk was deleted".to_owned();
                 }
+                Ok(Event::Settle(done)) => done(),
                 Ok(Event::Stop(done)) => {
                     let mut waiting = self.disk.take_back();
                     waiting.push(done);
@@ -369,19 +393,19 @@ impl Keeper {
 
     /// The device has this size; the kernel is told.
     fn resized(&mut self, len_sectors: Sector) {
-        if len_sectors == self.told_sectors {
+        let told_sectors = self.told_sectors.load(Ordering::Relaxed);
+        if len_sectors == told_sectors {
             return self.set_note(None);
         }
         let number = self.disk.number;
         match self.disk.control.resize(number, len_sectors) {
             Ok(()) => {
-                self.told_sectors = len_sectors;
+                self.told_sectors.store(len_sectors, Ordering::Relaxed);
                 self.set_note(None);
             }
             Err(error) => {
-                let told = self.told_sectors;
                 let text = format!(
-                    "/dev/ublkb{number} keeps its {told} sectors, the device has {len_sectors}: \
+                    "/dev/ublkb{number} keeps its {told_sectors} sectors, the device has {len_sectors}: \
                      {error} (Linux 6.16 and newer can; elsewhere unexport and export it again)"
                 );
                 eprintln!("udm: warning: {text}");

@@ -5,7 +5,9 @@
 //! interrupted.
 //!
 //! The tricky case is a client that does not read: one message is under way and one more is
-//! remembered, however often the size changes, since the message says only "look again".
+//! remembered, however often the size changes, since the message says only "look again". Who
+//! wants to know that all is told (a resize is done when it is) waits here, too, and is answered
+//! by the end of the actor at the latest, since what it waits with is dropped.
 
 use super::wire::config_changed;
 use std::any::Any;
@@ -24,6 +26,20 @@ pub struct EndChanges {
     pub number: u64,
 }
 
+/// Calls `done`, or drops it, when the client has been told all there is; send it as a message.
+pub struct WhenTold {
+    /// Which actor is meant.
+    pub number: u64,
+    /// What to call.
+    pub done: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for WhenTold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "when {} has told", self.number)
+    }
+}
+
 /// The actor.
 pub struct Changes {
     number: u64,
@@ -33,14 +49,22 @@ pub struct Changes {
     message: Option<Segment>,
     sending: bool,
     again: bool,
+    waiting: Vec<WhenTold>,
 }
 
 impl Changes {
     /// An actor for a client's second socket; install it on a lane.
     pub fn new(number: u64, device: DeviceId, socket: OwnedFd) -> Changes {
-        let socket = Some(socket);
-        let (handle, message) = (None, None);
-        Changes { number, device, socket, handle, message, sending: false, again: false }
+        Changes {
+            number,
+            device,
+            socket: Some(socket),
+            handle: None,
+            message: None,
+            sending: false,
+            again: false,
+            waiting: Vec::new(),
+        }
     }
 
     fn send(&mut self, cx: &mut ActorCx<'_>) {
@@ -53,6 +77,13 @@ impl Changes {
         let mut payload = Payload::empty();
         payload.push(message.clone());
         cx.submit_op(OP_SEND, DriverOp::Send { handle, payload });
+    }
+
+    /// Answers who waits, unless there is still something to tell.
+    fn answer(&mut self) {
+        if !self.sending {
+            self.waiting.drain(..).for_each(|waiting| (waiting.done)());
+        }
     }
 
     fn end(&mut self, cx: &mut ActorCx<'_>) {
@@ -85,6 +116,7 @@ impl Actor for Changes {
         if completion.result.is_ok() && std::mem::take(&mut self.again) {
             self.send(cx);
         }
+        self.answer();
     }
 
     fn on_notice(&mut self, notice: DeviceNotice, cx: &mut ActorCx<'_>) {
@@ -95,6 +127,14 @@ impl Actor for Changes {
     }
 
     fn on_message(&mut self, message: Box<dyn Any + Send>, cx: &mut ActorCx<'_>) {
+        let message = match message.downcast::<WhenTold>() {
+            Ok(waiting) if waiting.number == self.number => {
+                self.waiting.push(*waiting);
+                return self.answer();
+            }
+            Ok(_) => return,
+            Err(message) => message,
+        };
         if let Ok(end) = message.downcast::<EndChanges>()
             && end.number == self.number
         {

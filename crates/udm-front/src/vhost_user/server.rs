@@ -14,7 +14,7 @@
 //! guest memory stays mapped until then.
 
 use super::breach::Breach;
-use super::changes::{Changes, EndChanges};
+use super::changes::{Changes, EndChanges, WhenTold};
 use super::config::DiskShape;
 use super::memory::{GuestMemory, Span};
 use super::queue::{Queue, QueueDisk, QueueOrder, QueueReport, QueueWish};
@@ -34,7 +34,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use udm_core::LaneMessage;
 use udm_core::actor::Actor;
@@ -61,15 +61,17 @@ pub struct Server {
     events: Sender<Event>,
     bell: Arc<OwnedFd>,
     clients: Arc<AtomicU32>,
+    tells_changes: Arc<AtomicBool>,
 }
 
 /// What the thread waits for beside its sockets.
 enum Event {
     Queue(u64, QueueReport),
     Stop { cut: bool, done: Done },
+    Settle(Done),
 }
 
-/// Called when a server has ended.
+/// Called when a server has ended, or has done what was asked.
 type Done = Box<dyn FnOnce() + Send>;
 
 impl Server {
@@ -85,6 +87,7 @@ impl Server {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (events, inbox) = channel();
         let clients = Arc::new(AtomicU32::new(0));
+        let tells_changes = Arc::new(AtomicBool::new(false));
         let mut served = Served {
             disk,
             lanes: Lanes::new(lanes),
@@ -93,6 +96,7 @@ impl Server {
             inbox,
             running: BTreeMap::new(),
             changes: None,
+            tells_changes: Arc::clone(&tells_changes),
             next_number: 0,
             stop: None,
             done: Vec::new(),
@@ -104,12 +108,24 @@ impl Server {
             drop(socket);
             served.done.drain(..).for_each(|done| done());
         })?;
-        Ok(Server { events, bell, clients })
+        Ok(Server { events, bell, clients, tells_changes })
     }
 
     /// How many clients there are: none or one.
     pub fn clients(&self) -> u32 {
         self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client there is has a socket on which it is told of a new size.
+    pub fn tells_changes(&self) -> bool {
+        self.tells_changes.load(Ordering::Relaxed)
+    }
+
+    /// Calls `done`, or drops it, when the client has been told of the size that the device has.
+    pub fn settle(&self, done: Box<dyn FnOnce() + Send>) {
+        // Fails if the thread has ended: there is no client.
+        let _ = self.events.send(Event::Settle(done));
+        ring(&self.bell);
     }
 
     /// Asks the server to end: no more clients, and the one there is loses its connection when its
@@ -298,6 +314,7 @@ struct Served {
     /// By number.
     running: BTreeMap<u64, Running>,
     changes: Option<(u64, ActorId)>,
+    tells_changes: Arc<AtomicBool>,
     next_number: u64,
     /// Somebody asked the server to end; whether at once.
     stop: Option<bool>,
@@ -343,6 +360,13 @@ impl Served {
                 self.stop = Some(self.stop.unwrap_or(false) || cut);
                 self.done.push(done);
             }
+            Event::Settle(done) => match self.changes {
+                Some((number, actor)) => {
+                    let order: Box<dyn Any + Send> = Box::new(WhenTold { number, done });
+                    self.lanes.tell(HOME_LANE, LaneMessage::ToActor(actor, order));
+                }
+                None => done(),
+            },
             Event::Queue(number, QueueReport::Broken(breach)) => {
                 if let Some(running) = self.running.get(&number) {
                     self.broken.get_or_insert((running.queue, breach));
@@ -355,6 +379,7 @@ impl Served {
     }
 
     fn end_changes(&mut self) {
+        self.tells_changes.store(false, Ordering::Relaxed);
         if let Some((number, actor)) = self.changes.take() {
             let end: Box<dyn Any + Send> = Box::new(EndChanges { number });
             self.lanes.tell(HOME_LANE, LaneMessage::ToActor(actor, end));
@@ -404,7 +429,7 @@ impl Host for Served {
                 Event::Queue(stopped, QueueReport::Stopped(next)) if stopped == number => {
                     Some(next)
                 }
-                Event::Queue(..) | Event::Stop { .. } => None,
+                Event::Queue(..) | Event::Stop { .. } | Event::Settle(_) => None,
             };
             self.note(event);
             if let Some(next_avail) = ended {
@@ -436,6 +461,7 @@ impl Host for Served {
         let make = move || -> Box<dyn Actor> { Box::new(Changes::new(number, device, socket)) };
         if let Ok(actor) = self.spawn(HOME_LANE, make) {
             self.changes = Some((number, actor));
+            self.tells_changes.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -15,7 +15,7 @@ mod paths;
 
 pub use dm::{
     CreateArgs, DepsArgs, InfoArgs, LoadArgs, LsArgs, MessageArgs, OnTimeoutArg, RemoveAllArgs,
-    RemoveArgs, RenameArgs, SuspendArgs, TableArgs, WaitArgs, WipeArgs,
+    RemoveArgs, RenameArgs, ResizeArgs, SuspendArgs, TableArgs, WaitArgs, WipeArgs,
 };
 pub use paths::PathsArgs;
 
@@ -118,6 +118,8 @@ pub enum Command {
     RemoveAll(RemoveAllArgs),
     /// Give a device another name, or a uuid if it has none.
     Rename(RenameArgs),
+    /// Make a device larger or smaller while it is used; says who has been told.
+    Resize(ResizeArgs),
     /// Send a message to the target at a sector.
     Message(MessageArgs),
     /// Replace a device's table by one that fails all I/O.

@@ -17,6 +17,7 @@ mod output;
 mod papers;
 mod paths;
 mod query;
+mod resize;
 mod table_text;
 
 #[cfg(test)]
@@ -75,6 +76,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Remove(args) => change::remove(daemon, args, output)?,
         Command::RemoveAll(args) => change::remove_all(daemon, args, output)?,
         Command::Rename(args) => change::rename(daemon, args, output)?,
+        Command::Resize(args) => resize::resize(daemon, args, output)?,
         Command::Message(args) => change::message(daemon, args, output)?,
         Command::WipeTable(args) => change::wipe_table(daemon, args, output)?,
         Command::Wait(args) => change::wait(daemon, args, verbose, output)?,

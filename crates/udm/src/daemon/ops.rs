@@ -1,7 +1,8 @@
 //! The daemon as the control side sees it: the engine, its exports and its journal together.
 //!
 //! Each call comes on a client's thread and may block it. Rules: what changes something is settled
-//! (written to the state file) before it is answered; a table is built before the engine hears of
+//! (the users of exports can see a new size, it is written to the state file) before it is
+//! answered; a table is built before the engine hears of
 //! it, so that a bad one changes nothing.
 
 use super::exports::{Exports, Patience};
@@ -149,6 +150,9 @@ impl ControlOps for DaemonOps {
     }
 
     fn settle(&self, touched: Option<&DeviceKey>) -> Result<(), UserError> {
+        if let Some(device) = touched {
+            self.exports.settle_sizes(device, &|what| eprintln!("udm: warning: {what}"));
+        }
         self.update_links();
         if !self.watch.is_idle() {
             self.watch.settle(&paths::devices(&self.runtime)?);

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const MIB: u64 = 1 << 20;
 
-fn can_mount() -> bool {
+pub(super) fn can_mount() -> bool {
     let can = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
     if !can {
         eprintln!("not checked: mounting needs root and /dev/fuse here");
@@ -24,7 +24,7 @@ fn can_mount() -> bool {
 }
 
 /// Takes down what is mounted at a place, however the test ends.
-struct Unmounted(PathBuf);
+pub(super) struct Unmounted(PathBuf);
 
 impl Drop for Unmounted {
     fn drop(&mut self) {
@@ -34,10 +34,10 @@ impl Drop for Unmounted {
 }
 
 /// A loop device; detached on drop.
-struct Loop(String);
+pub(super) struct Loop(pub(super) String);
 
 impl Loop {
-    fn attach(path: &Path) -> Loop {
+    pub(super) fn attach(path: &Path) -> Loop {
         let path = path.to_str().expect("UTF-8");
         let found = run("losetup", &["--direct-io=on", "--find", "--show", path]).ok();
         Loop(found.trim().to_owned())
@@ -51,7 +51,12 @@ impl Drop for Loop {
 }
 
 /// A place with the device `d` on a file of this size, served as the file `m`.
-fn served(place: &Place, disk_bytes: u64, sectors: u64, more: &[&str]) -> (PathBuf, Unmounted) {
+pub(super) fn served(
+    place: &Place,
+    disk_bytes: u64,
+    sectors: u64,
+    more: &[&str],
+) -> (PathBuf, Unmounted) {
     let disk = place.file("disk.img", disk_bytes);
     place.udm(&["create", "d", "--table", &format!("0 {sectors} linear {disk} 0")]).ok();
     let path = place.path("m");
@@ -365,8 +370,35 @@ fn fio_verifies_64_deep() {
     assert_eq!(report(&out)["jobs"][0]["error"], 0);
 }
 
-/// Makes a file system on a loop device on the file, fills it while tables are swapped and the
-/// device grows, grows the file system, and checks it.
+/// Has git check out these sources into a folder, cargo build some of them there, and git say that
+/// all is as it was committed.
+fn checked_out_and_built(folder: &Path) {
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    if !have(&["git"]) || !Path::new(sources).join(".git").exists() {
+        eprintln!("not checked: a git checkout, since these sources are none");
+        return;
+    }
+    let tree = folder.join("tree");
+    let git = |args: &[&str]| {
+        // The sources may belong to somebody else than who runs the tests.
+        let trust = ["-c", "safe.directory=*", "-C"];
+        let place = if args[0] == "clone" { folder } else { &tree };
+        run("git", &[&trust[..], &[place.to_str().expect("UTF-8")], args].concat()).ok()
+    };
+    git(&["clone", "--quiet", "--no-hardlinks", sources, "tree"]);
+    let built = Running::start(
+        Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--offline", "--locked", "-p", "udm-types"])
+            .current_dir(&tree)
+            .env("CARGO_TARGET_DIR", folder.join("built")),
+    );
+    built.wait().ok();
+    git(&["fsck", "--strict", "--no-progress"]);
+    assert_eq!(git(&["status", "--porcelain"]), "", "what was checked out is what was committed");
+}
+
+/// Makes a file system on a loop device on the file; copies, checks out and builds on it while
+/// tables are swapped and the device grows; grows the file system, and checks it.
 fn lives_under(make: &[&str], grow: &[&str], check: &[&str]) {
     if !can_mount() || !have(&["losetup", make[0], grow[0], check[0]]) {
         return;
@@ -396,13 +428,14 @@ fn lives_under(make: &[&str], grow: &[&str], check: &[&str]) {
             }
             sectors
         });
-        for copy in 0..4 {
+        for copy in 0..2 {
             let to = mount.join(format!("copy{copy}"));
             let from = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
             run("cp", &["-r", from, to.to_str().expect("UTF-8")]).ok();
             run("sync", &["-f", to.to_str().expect("UTF-8")]).ok();
             run("diff", &["-r", from, to.to_str().expect("UTF-8")]).ok();
         }
+        checked_out_and_built(&mount);
         over.store(true, Ordering::Relaxed);
         let sectors = swaps.join().expect("swapped");
         assert_eq!(path.metadata().expect("size").len(), sectors * 512);

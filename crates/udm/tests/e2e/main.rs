@@ -24,6 +24,7 @@ mod nbd_below;
 mod outside;
 mod papers;
 mod punched;
+mod resize;
 mod rude;
 mod start;
 mod swaps;

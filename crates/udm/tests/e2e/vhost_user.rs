@@ -9,7 +9,8 @@ mod client;
 use super::common::{Daemon, Place};
 use super::nbd::NbdClient;
 use super::verified::stamp;
-use client::{IN, Machine, OUT, Shape};
+use client::{IN, OUT};
+pub(super) use client::{Machine, Shape};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 

@@ -137,6 +137,19 @@ pub struct RenameArgs {
     pub setuuid: bool,
 }
 
+/// `resize`.
+#[derive(Clone, Debug, Args)]
+pub struct ResizeArgs {
+    /// The device.
+    pub name: String,
+    /// Its new size in bytes, with a unit if you like (64M, 2T); with + or - by how much.
+    #[arg(allow_hyphen_values = true)]
+    pub size: String,
+    /// Allow it to become smaller: what lies beyond the new end is not there any more.
+    #[arg(long)]
+    pub unsafe_shrink: bool,
+}
+
 /// `message`.
 #[derive(Clone, Debug, Args)]
 pub struct MessageArgs {

@@ -9,7 +9,7 @@
 //! the file open keeps it, dead. The name is taken from it and mounted over anew; who opens it
 //! again gets the device.
 
-use super::{Front, Lapse, Patience, Start, flushing_lanes};
+use super::{Front, Lapse, Patience, SizeNews, Start, flushing_lanes};
 use crate::runtime::Runtime;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,16 +75,18 @@ impl super::Plan for Plan {
             since_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
         };
         let (sender, events) = channel();
+        let watcher = sender.clone();
         let lane = flushing_lane(start.runtime);
         let actor = start.runtime.spawn_actor(lane, move || {
             // The thread that listens may have ended before the mount.
             let tell = Box::new(move |event| {
-                let _ = sender.send(event);
+                let _ = sender.send(Event::Mount(event));
             });
             Box::new(MountServer::new(connection, served, tell))
         });
         let runtime = Arc::clone(start.runtime);
-        let front = FuseFront { runtime, path: self.path, lane, actor, mount: Arc::clone(&mount) };
+        let mount_kept = Arc::clone(&mount);
+        let front = FuseFront { runtime, path: self.path, lane, actor, mount: mount_kept, watcher };
         let started = hello(&events).and_then(|()| look_after(mount, events, start.lapse));
         if let Err(error) = started {
             let (done, ended) = channel();
@@ -111,30 +113,30 @@ fn flushing_lane(runtime: &Runtime) -> LaneId {
 }
 
 /// Waits for the end of the handshake.
-fn hello(events: &Receiver<MountEvent>) -> Result<(), UserError> {
+fn hello(events: &Receiver<Event>) -> Result<(), UserError> {
     let why = match events.recv_timeout(HELLO_LIMIT) {
-        Ok(MountEvent::Ready) => return Ok(()),
-        Ok(MountEvent::Refused) => "the kernel is older than Linux 5.4",
-        Ok(MountEvent::Resized | MountEvent::Ended) | Err(RecvTimeoutError::Disconnected) => {
-            "it ended before it began"
-        }
+        Ok(Event::Mount(MountEvent::Ready)) => return Ok(()),
+        Ok(Event::Mount(MountEvent::Refused)) => "the kernel is older than Linux 5.4",
+        Ok(Event::Mount(MountEvent::Resized | MountEvent::Ended) | Event::Settle(_))
+        | Err(RecvTimeoutError::Disconnected) => "it ended before it began",
         Err(RecvTimeoutError::Timeout) => "the kernel does not begin",
     };
     Err(UserError::new(ErrorCode::MountFailed, format!("FUSE handshake: {why}")))
 }
 
 /// Starts the thread that looks after a mount.
-fn look_after(
-    mount: Arc<Mount>,
-    events: Receiver<MountEvent>,
-    lapse: Lapse,
-) -> Result<(), UserError> {
+fn look_after(mount: Arc<Mount>, events: Receiver<Event>, lapse: Lapse) -> Result<(), UserError> {
     let watch = move || {
         for event in events {
             match event {
-                MountEvent::Ready | MountEvent::Refused => {}
-                MountEvent::Resized => mount.refresh(),
-                MountEvent::Ended => return lapse.tell("it was unmounted"),
+                Event::Mount(MountEvent::Ready | MountEvent::Refused) => {}
+                Event::Mount(MountEvent::Resized) => mount.refresh(),
+                Event::Mount(MountEvent::Ended) => return lapse.tell("it was unmounted"),
+                // The lane spoke of the new size before anybody could ask for this.
+                // Whoever waits may have given up.
+                Event::Settle(done) => {
+                    let _ = done.send(());
+                }
             }
         }
     };
@@ -144,6 +146,13 @@ fn look_after(
     })
 }
 
+/// What the thread that looks after a mount waits for.
+enum Event {
+    Mount(MountEvent),
+    /// Wanted to know: when all of before is done.
+    Settle(Sender<()>),
+}
+
 /// A mount that is served.
 struct FuseFront {
     runtime: Arc<Runtime>,
@@ -151,6 +160,7 @@ struct FuseFront {
     lane: LaneId,
     actor: ActorId,
     mount: Arc<Mount>,
+    watcher: Sender<Event>,
 }
 
 impl FuseFront {
@@ -177,6 +187,15 @@ impl Front for FuseFront {
         self.tell(MountOrder::Count(answer));
         // A server that has just ended drops the order.
         receiver.recv().unwrap_or(0)
+    }
+
+    fn size_news(&self) -> SizeNews {
+        SizeNews::Seen
+    }
+
+    fn settle_size(&self, done: Sender<()>) {
+        // Dropped if the thread has ended, which is as good as an answer.
+        let _ = self.watcher.send(Event::Settle(done));
     }
 
     fn stop(&self, cut: bool, done: Sender<()>) {

@@ -28,18 +28,22 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use udm_control::api::{ExportState, Tls};
 use udm_control::ops::ExportOrder;
 use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Request};
 use udm_driver::become_io_flusher;
-use udm_types::{DeviceId, LaneId};
+use udm_types::{DeviceId, LaneId, Sector};
 
 /// How long requests under way may take when an export ends. Longer than any healthy request,
 /// shorter than a person's patience with Ctrl-C.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a resize may wait for a front to tell its users. None of them waits for I/O, so it is
+/// a moment; a kernel or a client that does not answer must not hold what comes after the resize.
+const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
 /// What to do about an address that somebody uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +114,20 @@ trait Front: Send + Sync {
         None
     }
 
+    /// How its users learn of a new size.
+    fn size_news(&self) -> SizeNews;
+
+    /// Tells `done` when its users can see the size that the device has since the last resume.
+    fn settle_size(&self, done: Sender<()>) {
+        // Nothing has to be waited for unless a front says so; whoever waited may have given up.
+        let _ = done.send(());
+    }
+
+    /// The size its users see, in sectors, if it is not the device's.
+    fn kept_sectors(&self) -> Option<Sector> {
+        None
+    }
+
     /// Something its users should know.
     fn note(&self) -> Option<String> {
         None
@@ -131,6 +149,30 @@ trait Front: Send + Sync {
 
     /// Removes what is left in the file system after the end.
     fn clean_up(&self);
+}
+
+/// How the users of an export learn that their disk has another size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SizeNews {
+    /// They are told before the resize is reported done.
+    Told,
+    /// Whoever looks sees it, from before the resize is reported done.
+    Seen,
+    /// They learn it when they ask again: by connecting anew.
+    Ask,
+    /// Not while they use it; it keeps the size it has.
+    Kept,
+}
+
+impl SizeNews {
+    fn word(self) -> &'static str {
+        match self {
+            SizeNews::Told => "told",
+            SizeNews::Seen => "seen",
+            SizeNews::Ask => "ask",
+            SizeNews::Kept => "kept",
+        }
+    }
 }
 
 /// Understands an address.
@@ -168,6 +210,8 @@ struct Served {
     read_only: bool,
     tls: Option<Tls>,
     front: Arc<dyn Front>,
+    /// The device's size that the front has settled.
+    settled_sectors: Arc<AtomicU64>,
 }
 
 /// All exports of a daemon, by name.
@@ -274,8 +318,10 @@ impl Exports {
             lapse: Lapse { exports: Weak::clone(&self.me), name: name.clone(), number },
         })?;
         let tls = order.tls.clone();
-        let one = Served { number, device: device.id, kind, read_only, tls, front };
-        let state = describe(&name, device.name.as_str(), &one, 0);
+        let settled_sectors = Arc::new(AtomicU64::new(device.len_sectors));
+        let one =
+            Served { number, device: device.id, kind, read_only, tls, front, settled_sectors };
+        let state = describe(&name, Some(device), &one, 0);
         served.insert(name, one);
         Ok(state)
     }
@@ -330,7 +376,7 @@ impl Exports {
     pub(crate) fn list(&self) -> Vec<ExportState> {
         let served = self.lock().clone();
         let state = |name: &String, one: &Served| {
-            describe(name, &self.device_name(one.device), one, one.front.client_count())
+            describe(name, self.device(one.device).as_deref(), one, one.front.client_count())
         };
         served.iter().map(|(name, one)| state(name, one)).collect()
     }
@@ -340,7 +386,9 @@ impl Exports {
         let served = self.lock().clone();
         let saved = |name: &String, one: &Served| {
             let place = ExportPlace { kind: one.kind, address: one.front.address() };
-            let device = self.device_name(one.device);
+            let device = self
+                .device(one.device)
+                .map_or_else(String::new, |device| device.name.as_str().to_owned());
             let saved = SavedExport::at(place, name.clone(), device, one.read_only);
             SavedExport { tls: one.tls.clone(), ..saved }
         };
@@ -363,9 +411,45 @@ impl Exports {
         files
     }
 
-    fn device_name(&self, id: DeviceId) -> String {
+    /// Waits until the users of all exports of a device can see its size. What takes longer than
+    /// [`SETTLE_LIMIT`] is told to `warn`.
+    pub(crate) fn settle_sizes(&self, device: &DeviceKey, warn: &dyn Fn(&str)) {
+        if self.lock().is_empty() {
+            return;
+        }
+        let found = self.runtime.request(Request::Status { device: device.clone() });
+        // Removed, or renamed by what was just done: then its size is what it was.
+        let Ok(device) = found.and_then(status_of) else { return };
+        let len_sectors = device.len_sectors;
+        let is_late = |one: &Served| {
+            one.device == device.id
+                && one.settled_sectors.swap(len_sectors, Ordering::Relaxed) != len_sectors
+        };
+        let late: Vec<(String, Served)> = self
+            .lock()
+            .iter()
+            .filter(|(_, one)| is_late(one))
+            .map(|(name, one)| (name.clone(), one.clone()))
+            .collect();
+        let settle = |(name, one): (String, Served)| {
+            let (sender, receiver) = channel();
+            one.front.settle_size(sender);
+            (name, receiver)
+        };
+        // All are asked before any is waited for.
+        let waiting: Vec<_> = late.into_iter().map(settle).collect();
+        let limit = Instant::now() + SETTLE_LIMIT;
+        for (name, receiver) in waiting {
+            let left = limit.saturating_duration_since(Instant::now());
+            if receiver.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                warn(&format!("export '{name}' has not told its users of the new size yet"));
+            }
+        }
+    }
+
+    fn device(&self, id: DeviceId) -> Option<Box<DeviceStatus>> {
         let found = self.runtime.request(Request::Status { device: DeviceKey::Id(id) });
-        found.and_then(status_of).map(|status| status.name.as_str().to_owned()).unwrap_or_default()
+        found.and_then(status_of).ok()
     }
 }
 
@@ -382,15 +466,23 @@ fn flushing_lanes(runtime: &Runtime) {
     });
 }
 
-fn describe(name: &str, device: &str, one: &Served, connections: u32) -> ExportState {
+fn describe(
+    name: &str,
+    device: Option<&DeviceStatus>,
+    one: &Served,
+    connections: u32,
+) -> ExportState {
+    let size_sectors = one.front.kept_sectors().or_else(|| device.map(|device| device.len_sectors));
     ExportState {
         name: name.to_owned(),
-        device: device.to_owned(),
+        device: device.map_or_else(String::new, |device| device.name.as_str().to_owned()),
         kind: one.kind.word().to_owned(),
         address: one.front.address(),
         uri: one.front.uri(name),
         read_only: one.read_only,
         connections,
+        size_sectors: size_sectors.unwrap_or(0),
+        on_resize: one.front.size_news().word().to_owned(),
         block_device: one.front.block_device().map(|(major, minor)| format!("{major}:{minor}")),
         note: one.front.note(),
     }

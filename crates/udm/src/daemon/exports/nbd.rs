@@ -9,7 +9,7 @@
 //! ([`Patience`]): a connection to it hangs up when it goes.
 
 use super::address::Address;
-use super::{DRAIN_LIMIT, Front, Patience, Start, passed};
+use super::{DRAIN_LIMIT, Front, Patience, SizeNews, Start, passed};
 use crate::runtime::Runtime;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
@@ -120,6 +120,11 @@ impl Front for NbdFront {
         self.tell(ListenerOrder::Count(answer));
         // A listener that has just ended drops the order, and has no connections.
         receiver.recv().map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX))
+    }
+
+    fn size_news(&self) -> SizeNews {
+        // The protocol has no message for it.
+        SizeNews::Ask
     }
 
     fn stop(&self, cut: bool, done: Sender<()>) {

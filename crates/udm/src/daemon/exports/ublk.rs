@@ -7,14 +7,14 @@
 //! daemon as well: after a crash, and after an orderly end while somebody holds it (it is
 //! mounted), its users wait until it is taken up. Otherwise the disk ends with the daemon.
 
-use super::{Front, Patience, Start, flushing_lanes};
+use super::{Front, Patience, SizeNews, Start, flushing_lanes};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use udm_control::errno;
 use udm_core::error::{ErrorCode, UserError};
 use udm_front::ublk::server::{DiskOrder, Server};
 use udm_front::ublk::wire::DEVICES_MAX;
-use udm_types::LaneId;
+use udm_types::{LaneId, Sector};
 
 /// How the disk is called, before its number.
 const NAME: &str = "/dev/ublkb";
@@ -104,6 +104,21 @@ impl Front for UblkFront {
 
     fn block_device(&self) -> Option<(u32, u32)> {
         Some(self.server.major_minor())
+    }
+
+    fn size_news(&self) -> SizeNews {
+        if self.server.resizes() { SizeNews::Told } else { SizeNews::Kept }
+    }
+
+    fn settle_size(&self, done: Sender<()>) {
+        self.server.settle(Box::new(move || {
+            // Whoever waited may have given up.
+            let _ = done.send(());
+        }));
+    }
+
+    fn kept_sectors(&self) -> Option<Sector> {
+        Some(self.server.told_sectors())
     }
 
     fn note(&self) -> Option<String> {

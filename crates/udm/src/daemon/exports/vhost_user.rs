@@ -4,7 +4,7 @@
 //! is its owner's alone: who may connect may read and write the disk.
 
 use super::nbd::listen_at;
-use super::{Front, Start};
+use super::{Front, SizeNews, Start};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -69,6 +69,17 @@ impl Front for VhostUserFront {
 
     fn client_count(&self) -> u32 {
         self.server.clients()
+    }
+
+    fn size_news(&self) -> SizeNews {
+        if self.server.tells_changes() { SizeNews::Told } else { SizeNews::Ask }
+    }
+
+    fn settle_size(&self, done: Sender<()>) {
+        self.server.settle(Box::new(move || {
+            // Whoever waited may have given up.
+            let _ = done.send(());
+        }));
     }
 
     fn stop(&self, cut: bool, done: Sender<()>) {
