@@ -84,7 +84,7 @@ fn try_guest(root: &Path, dir: &Path, udm: PathBuf, args: &Args) -> Result<(), F
         built.push(named);
     }
     let contents = Contents {
-        init: include_bytes!("cuse-init"),
+        init: concat!(include_str!("common-init"), include_str!("cuse-init")),
         modules: &MODULES,
         programs: &PROGRAMS,
         built: &built,

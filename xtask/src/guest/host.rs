@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// Size of the disk at first, and what it grows by.
-pub(super) const START_SECTORS: u64 = 131_072;
+pub(super) const START_SECTORS: u64 = 327_680;
 const STEP_SECTORS: u64 = 32_768;
 /// Size of the file below: larger than the device ever gets.
 const FILE_BYTES: u64 = 512 << 20;
@@ -56,11 +56,19 @@ impl Host {
         self.len_sectors += STEP_SECTORS;
     }
 
-    /// Swaps the table, keeping what is under way.
+    /// Swaps the table: in turns keeping what is under way, and waiting for it with a flush.
     pub(super) fn swap(&mut self) -> Result<(), Failed> {
         self.swaps += 1;
         self.udm(&["load", "vm", "--table", &self.table()])?;
-        self.udm(&["resume", "--noflush", "vm"]).map(drop)
+        match self.swaps % 2 {
+            1 => self.udm(&["resume", "--noflush", "vm"]).map(drop),
+            _ => self.udm(&["resume", "vm"]).map(drop),
+        }
+    }
+
+    /// The file that is the device's content.
+    pub(super) fn image(&self) -> PathBuf {
+        self.dir.join("disk.img")
     }
 
     /// Kills the daemon and starts it again.

@@ -8,7 +8,7 @@
 
 use crate::oracle::cpio::Archive;
 use crate::oracle::setup::{add_binary, add_module, add_program, cache, find, kernel_tree};
-use crate::steps::Failed;
+use crate::steps::{Failed, run};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -18,13 +18,15 @@ use std::time::Instant;
 
 /// Longer than a slow machine needs without KVM for a short form.
 pub(super) const LIMIT_S: u32 = 900;
+/// Where this machine may have it.
+const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr \
     random.trust_cpu=on tsc=reliable no_timer_check";
 
 /// What is in a guest.
 pub(super) struct Contents<'a> {
-    /// Process 1, a script of busybox's shell.
-    pub(super) init: &'a [u8],
+    /// Process 1, a script of busybox's shell: `common-init` and what follows.
+    pub(super) init: &'a str,
     /// Modules, beside those they need. What virtio needs Debian has built in.
     pub(super) modules: &'a [&'a str],
     /// Programs of this machine.
@@ -47,13 +49,42 @@ pub(super) struct Machine<'a> {
 /// Packs the initial file system of a guest into a folder; gives the kernel.
 pub(super) fn pack(root: &Path, dir: &Path, contents: &Contents<'_>) -> Result<PathBuf, Failed> {
     let (kernel, modules) = kernel_tree(&cache(root))?;
+    fs::write(dir.join("initrd"), archive(&modules, contents)?)
+        .map_err(Failed::to("write the initial file system"))?;
+    Ok(kernel)
+}
+
+/// Makes an ext4 of this many sectors, with these contents, in a file that is there.
+pub(super) fn make_root(
+    root: &Path,
+    dir: &Path,
+    contents: &Contents<'_>,
+    image: &Path,
+    len_sectors: u64,
+) -> Result<(), Failed> {
+    let (_, modules) = kernel_tree(&cache(root))?;
+    let tree = dir.join("root");
+    fs::create_dir(&tree).map_err(Failed::to("make the root's folder"))?;
+    let packed = dir.join("root.cpio");
+    fs::write(&packed, archive(&modules, contents)?).map_err(Failed::to("write the root"))?;
+    let mut unpack = Command::new(find(&BUSYBOX)?);
+    run(&tree, unpack.args(["cpio", "-i", "-d", "-F"]).arg(&packed))?;
+    // What is not zeroed now the guest would zero in the background.
+    let mut mkfs = Command::new("mkfs.ext4");
+    mkfs.args(["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,nodiscard", "-d"]).arg(&tree);
+    run(dir, mkfs.arg(image).arg(format!("{}k", len_sectors / 2)))?;
+    fs::remove_dir_all(&tree).map_err(Failed::to("remove the root's folder"))
+}
+
+/// The files of a guest.
+fn archive(modules: &Path, contents: &Contents<'_>) -> Result<Vec<u8>, Failed> {
     let mut archive = Archive::default();
     for folder in ["proc", "sys", "dev", "tmp", "mnt", "bin", "usr/bin", "usr/sbin", "etc"] {
         archive.folder(folder);
     }
-    archive.file("init", contents.init);
+    archive.file("init", contents.init.as_bytes());
     archive.file("etc/mtab", b"");
-    let busybox = find(&["/bin/busybox", "/usr/bin/busybox"])?;
+    let busybox = find(&BUSYBOX)?;
     archive.file("bin/busybox", &fs::read(busybox).map_err(Failed::to("read busybox"))?);
     let mut packed = BTreeSet::new();
     for program in contents.programs {
@@ -65,12 +96,10 @@ pub(super) fn pack(root: &Path, dir: &Path, contents: &Contents<'_>) -> Result<P
     }
     let mut order = Vec::new();
     for name in contents.modules {
-        add_module(&modules, name, "", &mut order, &mut archive)?;
+        add_module(modules, name, "", &mut order, &mut archive)?;
     }
     archive.file("modules/order", (order.join("\n") + "\n").as_bytes());
-    fs::write(dir.join("initrd"), archive.finish())
-        .map_err(Failed::to("write the initial file system"))?;
-    Ok(kernel)
+    Ok(archive.finish())
 }
 
 /// Starts a guest that was packed into this folder.

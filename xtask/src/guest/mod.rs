@@ -4,6 +4,7 @@
 //! Kernel and programs are Debian's, made ready by `cargo xtask oracle --setup`; QEMU runs without
 //! KVM, so this works everywhere. Each front end has a module. The guest prints lines that begin
 //! with `udm:` on its console; each is a step the host waits for, so nobody waits for time to pass.
+//! What every file system goes through is in `common-init`, before each guest's own script.
 //!
 //! The tricky case is a guest that hangs: QEMU is started under `timeout`, and the end of its
 //! console is shown.
@@ -30,7 +31,7 @@ pub(crate) struct Args {
 enum Front {
     /// The control device by CUSE: ioctls, poll, signals, and the tests of the crate devicemapper.
     Cuse(cuse::Args),
-    /// A virtio disk by vhost-user-blk: mkfs, files, fsck, with swaps, growth and kills meanwhile.
+    /// The root file system by vhost-user-blk: files, fio, fsck, with swaps, growth and kills.
     VhostUser(vhost_user::Args),
     /// The kernel's ublk disk, its daemon in the guest: load, files, fsck, with swaps and kills.
     Ublk(ublk::Args),

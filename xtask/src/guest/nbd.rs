@@ -42,7 +42,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let mut host = Host::start(root, args.udm.as_ref())?;
     certificates::make(&host.dir, "IP:10.0.2.2")?;
     let contents = Contents {
-        init: include_bytes!("nbd-init"),
+        init: concat!(include_str!("common-init"), include_str!("nbd-init")),
         modules: &MODULES,
         programs: &PROGRAMS,
         built: &[],

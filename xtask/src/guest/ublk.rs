@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const MODULES: [&str; 3] = ["ublk_drv", "crc32c_generic", "ext4"];
-const PROGRAMS: [&str; 2] = ["mkfs.ext4", "e2fsck"];
+const PROGRAMS: [&str; 3] = ["mkfs.ext4", "e2fsck", "resize2fs"];
 /// Seconds a kill takes at most, with the load around it.
 const KILL_S: u32 = 10;
 
@@ -44,7 +44,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 }
 
 fn try_guest(root: &Path, dir: &Path, built: &[PathBuf], args: &Args) -> Result<(), Failed> {
-    let init = include_bytes!("ublk-init");
+    let init = concat!(include_str!("common-init"), include_str!("ublk-init"));
     let contents = Contents { init, modules: &MODULES, programs: &PROGRAMS, built };
     let kernel = machine::pack(root, dir, &contents)?;
     let machine = Machine {
