@@ -15,6 +15,7 @@ pub mod demo;
 mod exec;
 mod open_files;
 pub mod paths;
+mod privileges;
 pub mod run;
 pub mod runtime;
 mod signals;

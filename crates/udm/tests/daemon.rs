@@ -580,3 +580,56 @@ fn check_schema(root: &Value, schema: &Value, value: &Value, place: &str) {
         check_schema(root, &schema["items"], inner, place);
     }
 }
+
+/// The masks of capabilities of all threads of a process, by name, and `no_new_privs`.
+fn rights(pid: u32) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it lists");
+    let statuses = tasks.map(|task| {
+        fs::read_to_string(task.expect("listed").path().join("status")).expect("it is there")
+    });
+    let is_right = |line: &&str| line.starts_with("Cap") || line.starts_with("NoNewPrivs");
+    let pair = |line: &str| {
+        let (name, value) = line.split_once(":\t").expect("a name and a value");
+        (name.to_owned(), value.to_owned())
+    };
+    statuses
+        .flat_map(|status| status.lines().filter(is_right).map(pair).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn a_daemon_gives_up_what_it_does_not_need() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not checked: who is not root has nothing to give up");
+        return;
+    }
+    const SYS_ADMIN: u64 = 1 << 21;
+    const SYS_RESOURCE: u64 = 1 << 24;
+    const NEEDED: u64 = SYS_ADMIN | SYS_RESOURCE | 1 << 14 | 1 << 10 | 1 << 3 | 1 << 1;
+    for (more, may) in [(&[][..], NEEDED), (&["--no-privileges"][..], 0)] {
+        let place = Place::new();
+        let daemon = place.daemon(more);
+        let found = rights(daemon.child.id());
+        assert!(found.len() >= 12, "every thread is looked at");
+        for (name, value) in found {
+            if name == "NoNewPrivs" {
+                assert_eq!(value, "1");
+                continue;
+            }
+            let mask = u64::from_str_radix(&value, 16).expect("a mask");
+            assert_eq!(mask & !may, 0, "{name} of a thread is {mask:x}");
+        }
+        place.udm(&["create", "d", "--table", "0 8 zero"]).ok();
+        place.udm(&["export", "d", "--nbd", &format!("unix:{}", place.text("n"))]).ok();
+        let low = place.udm(&["export", "d", "--nbd", "tcp:127.0.0.1:9", "--name", "low"]);
+        match (may, low.code) {
+            // Whoever may do more than udm knows of (a sysctl) may do this, too.
+            (_, Some(0)) => {}
+            _ => assert!(low.fails("UDM-0504").contains("CAP_NET_BIND_SERVICE"), "it says why"),
+        }
+        if may == 0 && std::path::Path::new("/dev/fuse").exists() {
+            let refused = place.udm(&["export", "d", "--fuse", &place.text("f"), "--name", "f"]);
+            assert!(refused.fails("UDM-0505").contains("--no-privileges"), "it says why");
+        }
+    }
+}

@@ -279,7 +279,15 @@ fn mount_by_helper(order: &MountOrder<'_>, path: &Path, more: &str) -> Result<Ow
         _ => {
             let said = said.trim();
             let reason = if said.is_empty() { "the helper refused" } else { said };
-            Err(failed(io::Error::other(reason.to_owned())))
+            // A helper that is set-uid root is not, for a process that gave that up.
+            let hint = match rustix::thread::no_new_privs() {
+                Ok(true) => {
+                    "the daemon may not mount: it was started with --no-privileges, or \
+                    without CAP_SYS_ADMIN"
+                }
+                Ok(false) | Err(_) => "",
+            };
+            Err(MountError::new(what, hint, io::Error::other(reason.to_owned())))
         }
     }
 }

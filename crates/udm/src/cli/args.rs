@@ -244,6 +244,10 @@ pub struct DaemonArgs {
     /// Answer the device mapper's ioctls at the node /dev/NAME, too, by CUSE. Needs root.
     #[arg(long, value_name = "NAME")]
     pub control_device: Option<String>,
+    /// Give up all privileges at the start, also those that mounts and disks of the kernel need
+    /// (FUSE, ublk). Those that nothing needs are given up in any case.
+    #[arg(long, conflicts_with = "control_device")]
+    pub no_privileges: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
     pub engine: EngineArgs,

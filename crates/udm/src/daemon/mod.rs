@@ -26,6 +26,7 @@ pub use ops::DaemonOps;
 
 use crate::cli::args::{DaemonArgs, DriverArg, EngineArgs};
 use crate::cli::{Failure, SCHEMA_VERSION};
+use crate::privileges::{Keep, give_up};
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::signals::{EndWatch, Second};
 use state::StateDir;
@@ -33,7 +34,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use udm_control::server::Bound;
-use udm_control::{ControlOps, Server};
+use udm_control::{ControlOps, Server, errno};
 use udm_core::error::{ErrorCode, UserError};
 use udm_driver::DriverChoice;
 
@@ -133,6 +134,9 @@ pub(crate) fn say(text: &str) {
 /// As [`Service::start`].
 pub fn run(args: &DaemonArgs, socket: &Path, json: bool) -> Result<(), Failure> {
     crate::open_files::allow_all();
+    let keep = if args.no_privileges { Keep::Nothing } else { Keep::Needed };
+    give_up(keep)
+        .map_err(|error| errno::system(ErrorCode::Internal, "give up privileges", &error.into()))?;
     let end = EndWatch::start(Second::Ends)?;
     let mut warn = |text: &str| eprintln!("udm: warning: {text}");
     let service = Service::start(&args.engine, socket, args.state.as_deref(), &end, &mut warn)?;

@@ -18,6 +18,7 @@ pub use config::{Config, DeviceDecl, ExportDecl, FileDecl};
 use crate::cli::args::UpArgs;
 use crate::cli::{Failure, SCHEMA_VERSION};
 use crate::daemon::{Service, say, with_absolute_paths};
+use crate::privileges::{Keep, give_up};
 use crate::signals::{EndWatch, Second};
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -37,6 +38,8 @@ use udm_types::SECTOR_BYTES;
 /// What is wrong with the file, with its line, or why something could not be made.
 pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(), Failure> {
     crate::open_files::allow_all();
+    give_up(Keep::Needed)
+        .map_err(|error| errno::system(ErrorCode::Internal, "give up privileges", &error.into()))?;
     let end = EndWatch::start(Second::Ends)?;
     let shown = args.file.display().to_string();
     let named = |error: UserError| rename_file(&shown, error);

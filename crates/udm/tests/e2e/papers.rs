@@ -4,7 +4,7 @@ use super::common::Place;
 use super::outside::{have, run};
 use udm_core::error::ErrorCode;
 
-const VERBS: [&str; 29] = [
+const VERBS: [&str; 34] = [
     "daemon",
     "create",
     "load",
@@ -14,6 +14,7 @@ const VERBS: [&str; 29] = [
     "remove",
     "remove_all",
     "rename",
+    "resize",
     "message",
     "wipe_table",
     "wait",
@@ -23,12 +24,16 @@ const VERBS: [&str; 29] = [
     "ls",
     "deps",
     "targets",
+    "target-version",
     "version",
     "export",
     "unexport",
     "exports",
+    "paths",
+    "compress",
     "up",
     "run",
+    "exec",
     "bench",
     "demo",
     "explain",
@@ -90,4 +95,34 @@ fn the_targets_have_pages() {
         assert!(page.contains(&format!("# {target}")), "{page}");
     }
     place.udm(&["help", "target", "nosuch"]).fails("UDM-0108");
+}
+
+#[test]
+fn the_unit_of_systemd_is_one_that_it_takes() {
+    if !have(&["systemd-analyze"]) {
+        return;
+    }
+    let place = Place::new();
+    let unit = include_str!("../../../../packaging/udm.service");
+    let installed = "/usr/local/bin/udm";
+    assert!(unit.contains(&format!("ExecStart={installed} daemon ")));
+    // It has to be there for the check.
+    let unit = unit.replace(installed, super::common::UDM);
+    std::fs::write(place.path("udm.service"), unit).expect("written");
+    let checked = run("systemd-analyze", &["verify", "--man=no", &place.text("udm.service")]);
+    // What it does not know, or what contradicts itself, it says; then it says nothing else.
+    assert_eq!(checked.ok(), "");
+}
+
+#[test]
+fn the_container_is_built_as_the_sources_ask_for() {
+    let file = include_str!("../../../../packaging/Containerfile");
+    let rust = format!("FROM rust:{}-", env!("CARGO_PKG_RUST_VERSION"));
+    assert!(file.contains(&rust), "{rust}");
+    // What the last line starts is a command line that is understood.
+    let line = file.lines().find_map(|line| line.strip_prefix("CMD ")).expect("it has one");
+    let words: Vec<String> = serde_json::from_str(line).expect("words");
+    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+    words.push("--help");
+    assert!(Place::new().udm(&words).ok().contains("Usage: udm daemon"));
 }

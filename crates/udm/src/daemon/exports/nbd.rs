@@ -219,7 +219,13 @@ fn listen(address: Address, patience: Patience) -> Result<Listening, UserError> 
             }
             Err(error) => {
                 let what = format!("listen on {address}");
-                return Err(errno::system(ErrorCode::ListenFailed, &what, &error));
+                let refused = errno::system(ErrorCode::ListenFailed, &what, &error);
+                return Err(match (&address, error.kind()) {
+                    (Address::Tcp(_, ..1024), io::ErrorKind::PermissionDenied) => {
+                        refused.hint("ports below 1024 need root, or CAP_NET_BIND_SERVICE")
+                    }
+                    _ => refused,
+                });
             }
         }
     }
