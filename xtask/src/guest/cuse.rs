@@ -8,6 +8,7 @@
 //! The tricky case is the crate's tests: some need udev or the kernel's block devices. Those are in
 //! [`CANNOT`] with the reason, and all others have to pass.
 
+use super::kernel::kernel;
 use super::machine::{self, Contents, LIMIT_S, Machine};
 use crate::steps::{Failed, release_udm, run as run_step};
 use std::collections::BTreeMap;
@@ -89,7 +90,8 @@ fn try_guest(root: &Path, dir: &Path, udm: PathBuf, args: &Args) -> Result<(), F
         programs: &PROGRAMS,
         built: &built,
     };
-    let kernel = machine::pack(root, dir, &contents)?;
+    let kernel = kernel(root, None)?;
+    machine::pack(dir, &kernel, &contents)?;
     let machine =
         Machine { kernel: &kernel, memory_mib: 1024, limit_s: LIMIT_S, words: "", devices: &[] };
     let (mut said, mut tests, mut nobody) = (Vec::new(), BTreeMap::new(), String::new());

@@ -6,8 +6,9 @@
 //! The tricky case is a guest that hangs or dies: QEMU runs under `timeout`, and an error shows
 //! the end of the console.
 
+use super::kernel::Kernel;
 use crate::oracle::cpio::Archive;
-use crate::oracle::setup::{add_binary, add_module, add_program, cache, find, kernel_tree};
+use crate::oracle::setup::{add_binary, add_module, add_program, find, has_module};
 use crate::steps::{Failed, run};
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,6 +21,8 @@ use std::time::Instant;
 pub(super) const LIMIT_S: u32 = 900;
 /// Where this machine may have it.
 const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
+/// What ext4 asks for by this name; since Linux 6.15 it is no module any more.
+const FOR_EXT4: &str = "crc32c_generic";
 const COMMAND_LINE: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off nokaslr \
     random.trust_cpu=on tsc=reliable no_timer_check";
 
@@ -37,7 +40,7 @@ pub(super) struct Contents<'a> {
 
 /// How a guest is started.
 pub(super) struct Machine<'a> {
-    pub(super) kernel: &'a Path,
+    pub(super) kernel: &'a Kernel,
     pub(super) memory_mib: u32,
     pub(super) limit_s: u32,
     /// More words for the kernel's command line, which the script reads.
@@ -46,27 +49,24 @@ pub(super) struct Machine<'a> {
     pub(super) devices: &'a [&'a str],
 }
 
-/// Packs the initial file system of a guest into a folder; gives the kernel.
-pub(super) fn pack(root: &Path, dir: &Path, contents: &Contents<'_>) -> Result<PathBuf, Failed> {
-    let (kernel, modules) = kernel_tree(&cache(root))?;
-    fs::write(dir.join("initrd"), archive(&modules, contents)?)
-        .map_err(Failed::to("write the initial file system"))?;
-    Ok(kernel)
+/// Packs the initial file system of a guest into a folder.
+pub(super) fn pack(dir: &Path, kernel: &Kernel, contents: &Contents<'_>) -> Result<(), Failed> {
+    fs::write(dir.join("initrd"), archive(kernel, contents)?)
+        .map_err(Failed::to("write the initial file system"))
 }
 
 /// Makes an ext4 of this many sectors, with these contents, in a file that is there.
 pub(super) fn make_root(
-    root: &Path,
     dir: &Path,
+    kernel: &Kernel,
     contents: &Contents<'_>,
     image: &Path,
     len_sectors: u64,
 ) -> Result<(), Failed> {
-    let (_, modules) = kernel_tree(&cache(root))?;
     let tree = dir.join("root");
     fs::create_dir(&tree).map_err(Failed::to("make the root's folder"))?;
     let packed = dir.join("root.cpio");
-    fs::write(&packed, archive(&modules, contents)?).map_err(Failed::to("write the root"))?;
+    fs::write(&packed, archive(kernel, contents)?).map_err(Failed::to("write the root"))?;
     let mut unpack = Command::new(find(&BUSYBOX)?);
     run(&tree, unpack.args(["cpio", "-i", "-d", "-F"]).arg(&packed))?;
     // What is not zeroed now the guest would zero in the background.
@@ -77,7 +77,7 @@ pub(super) fn make_root(
 }
 
 /// The files of a guest.
-fn archive(modules: &Path, contents: &Contents<'_>) -> Result<Vec<u8>, Failed> {
+fn archive(kernel: &Kernel, contents: &Contents<'_>) -> Result<Vec<u8>, Failed> {
     let mut archive = Archive::default();
     for folder in ["proc", "sys", "dev", "tmp", "mnt", "bin", "usr/bin", "usr/sbin", "etc"] {
         archive.folder(folder);
@@ -96,7 +96,9 @@ fn archive(modules: &Path, contents: &Contents<'_>) -> Result<Vec<u8>, Failed> {
     }
     let mut order = Vec::new();
     for name in contents.modules {
-        add_module(modules, name, "", &mut order, &mut archive)?;
+        if *name != FOR_EXT4 || has_module(&kernel.modules, name)? {
+            add_module(&kernel.modules, name, "", &mut order, &mut archive)?;
+        }
     }
     archive.file("modules/order", (order.join("\n") + "\n").as_bytes());
     Ok(archive.finish())
@@ -115,7 +117,7 @@ pub(super) fn start(dir: &Path, machine: &Machine<'_>) -> Result<Child, Failed> 
         .arg(format!("memory-backend-memfd,id=mem,size={}M,share=on", machine.memory_mib))
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .arg("-kernel")
-        .arg(machine.kernel)
+        .arg(&machine.kernel.image)
         .args(["-initrd", "initrd", "-append"])
         .arg(format!("{COMMAND_LINE} {}", machine.words))
         .args(["-serial", "stdio"])

@@ -11,6 +11,7 @@
 
 mod cuse;
 mod host;
+mod kernel;
 mod machine;
 mod nbd;
 mod ublk;
@@ -46,8 +47,8 @@ pub(crate) fn short(root: &Path) -> Result<(), Failed> {
         return Ok(());
     }
     cuse::run(root, &cuse::Args { udm: None, crate_tests: None })?;
-    vhost_user::run(root, &vhost_user::Args { rounds: 6, udm: None })?;
-    ublk::run(root, &ublk::Args { rounds: 3, kills: 3, udm: None })?;
+    vhost_user::run(root, &vhost_user::Args { rounds: 6, kernel: None, udm: None })?;
+    ublk::run(root, &ublk::Args { rounds: 3, kills: 3, kernel: None, udm: None })?;
     if !nbd::is_possible() {
         println!("no nbd-client (cargo xtask oracle --setup); left out: the guest's NBD client");
         return Ok(());
@@ -57,7 +58,7 @@ pub(crate) fn short(root: &Path) -> Result<(), Failed> {
 
 /// A few rounds of a virtual machine's disk, with this udm.
 pub(crate) fn vhost_user_disk(root: &Path, udm: &Path) -> Result<(), Failed> {
-    vhost_user::run(root, &vhost_user::Args { rounds: 6, udm: Some(udm.to_owned()) })
+    vhost_user::run(root, &vhost_user::Args { rounds: 6, kernel: None, udm: Some(udm.to_owned()) })
 }
 
 /// A few rounds of the kernel's NBD client, with this udm.

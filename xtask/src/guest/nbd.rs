@@ -10,6 +10,7 @@
 //! nbd-client cannot set, this client fails its requests when the connection is lost.
 
 use super::host::{Host, START_SECTORS};
+use super::kernel::kernel;
 use super::machine::{self, Contents, LIMIT_S, Machine};
 use crate::certificates;
 use crate::steps::{Failed, is_installed};
@@ -47,7 +48,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         programs: &PROGRAMS,
         built: &[],
     };
-    let kernel = machine::pack(root, &host.dir, &contents)?;
+    let kernel = kernel(root, None)?;
+    machine::pack(&host.dir, &kernel, &contents)?;
     let export = |name: &str, options: &[&str]| {
         let mut words = vec!["export", "vm", "--nbd", "tcp:127.0.0.1:0", "--name", name];
         words.extend(options);

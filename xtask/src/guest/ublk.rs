@@ -5,6 +5,7 @@
 //! mounted file system, a resize, read-only, and the end of a suspended device. The disk's file
 //! lies in the guest's memory, which a kill of the daemon does not touch.
 
+use super::kernel::kernel;
 use super::machine::{self, Contents, LIMIT_S, Machine};
 use crate::steps::{Failed, cargo, release_udm, run as run_step, target_dir};
 use std::fs;
@@ -24,6 +25,9 @@ pub(crate) struct Args {
     /// How often the daemon is killed under verified load.
     #[arg(long, default_value_t = 100)]
     pub(crate) kills: u32,
+    /// Another Linux: a series as 6.18, or newest; from Debian's backports.
+    #[arg(long, value_name = "SERIES")]
+    pub(crate) kernel: Option<String>,
     /// The udm to try; a release build if left out.
     #[arg(long, value_name = "FILE")]
     pub(crate) udm: Option<PathBuf>,
@@ -46,7 +50,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 fn try_guest(root: &Path, dir: &Path, built: &[PathBuf], args: &Args) -> Result<(), Failed> {
     let init = concat!(include_str!("common-init"), include_str!("ublk-init"));
     let contents = Contents { init, modules: &MODULES, programs: &PROGRAMS, built };
-    let kernel = machine::pack(root, dir, &contents)?;
+    let kernel = kernel(root, args.kernel.as_deref())?;
+    machine::pack(dir, &kernel, &contents)?;
     let machine = Machine {
         kernel: &kernel,
         memory_mib: 1024,

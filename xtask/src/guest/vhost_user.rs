@@ -9,6 +9,7 @@
 //! nothing here.
 
 use super::host::{Host, START_SECTORS};
+use super::kernel::kernel;
 use super::machine::{self, Contents, LIMIT_S, Machine};
 use crate::steps::{Failed, run as run_command};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// Rounds of files; the device changes in each.
     #[arg(long, default_value_t = 6)]
     pub(crate) rounds: u32,
+    /// Another Linux: a series as 6.18, or newest; from Debian's backports.
+    #[arg(long, value_name = "SERIES")]
+    pub(crate) kernel: Option<String>,
     /// The udm to try; a release build if left out.
     #[arg(long, value_name = "FILE")]
     pub(crate) udm: Option<PathBuf>,
@@ -43,8 +47,9 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         programs: &PROGRAMS,
         built: &[],
     };
-    let kernel = machine::pack(root, &host.dir, &boot)?;
-    machine::make_root(root, &host.dir, &disk, &host.image(), START_SECTORS)?;
+    let kernel = kernel(root, args.kernel.as_deref())?;
+    machine::pack(&host.dir, &kernel, &boot)?;
+    machine::make_root(&host.dir, &kernel, &disk, &host.image(), START_SECTORS)?;
     host.udm(&["export", "vm", "--vhost-user", &host.path("vm.sock")])?;
     let machine = Machine {
         kernel: &kernel,

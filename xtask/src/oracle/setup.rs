@@ -48,6 +48,9 @@ const MODULES: [(&str, &str); 12] = [
 /// Programs of this machine that the guest gets.
 const PROGRAMS: [&str; 2] = ["bash", "dmsetup"];
 
+/// How modules may be packed, and what unpacks them.
+const PACKED: [(&str, &str); 3] = [("xz", "xz"), ("zst", "zstd"), ("gz", "gzip")];
+
 /// A guest that can be started.
 pub(crate) struct Guest {
     /// The kernel's image.
@@ -212,18 +215,32 @@ pub(crate) fn add_module(
     }
     let path = find_module(&modules.join("kernel"), &normal)?
         .ok_or_else(|| Failed::new(format!("the kernel has no module {name}")))?;
-    let bytes = if path.extension().is_some_and(|end| end == "xz") {
-        let output = Command::new("xz").arg("-dc").arg(&path).output();
-        output.map_err(Failed::to("run xz"))?.stdout
-    } else {
-        read(&path)?
-    };
+    let bytes = plain(&path)?;
     for needed in depends(&bytes) {
         add_module(modules, &needed, "", order, archive)?;
     }
     archive.file(&format!("modules/{normal}"), &bytes);
     order.push(format!("{normal} {parameters}").trim_end().to_owned());
     Ok(())
+}
+
+/// Whether a kernel has a module of this name (with underscores).
+pub(crate) fn has_module(modules: &Path, normal: &str) -> Result<bool, Failed> {
+    find_module(&modules.join("kernel"), normal).map(|found| found.is_some())
+}
+
+/// A module's bytes, unpacked.
+fn plain(path: &Path) -> Result<Vec<u8>, Failed> {
+    let end = path.extension().unwrap_or_default();
+    let Some((_, program)) = PACKED.iter().find(|(packed, _)| end == *packed) else {
+        return read(path);
+    };
+    let output = Command::new(program).arg("-dc").arg(path).output();
+    let output = output.map_err(Failed::to(format!("run {program}")))?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(Failed::new(format!("{program} cannot unpack {}", path.display()))),
+    }
 }
 
 /// The modules that a module says it needs.
@@ -248,13 +265,18 @@ fn find_module(folder: &Path, normal: &str) -> Result<Option<PathBuf>, Failed> {
                 continue;
             }
             let name = path.file_name().unwrap_or_default().to_string_lossy().replace('-', "_");
-            let stem = name.strip_suffix(".xz").unwrap_or(&name).strip_suffix(".ko");
-            if stem == Some(normal) {
+            if module_name(&name) == Some(normal) {
                 return Ok(Some(path));
             }
         }
     }
     Ok(None)
+}
+
+/// What a module is called whose file has this name.
+fn module_name(file: &str) -> Option<&str> {
+    let packed = PACKED.iter().find_map(|(end, _)| file.strip_suffix(end)?.strip_suffix('.'));
+    packed.unwrap_or(file).strip_suffix(".ko")
 }
 
 pub(crate) fn find<P: AsRef<Path>>(places: &[P]) -> Result<PathBuf, Failed> {
@@ -268,7 +290,8 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, Failed> {
     Ok(list.filter_map(|entry| Some(entry.ok()?.path())).collect())
 }
 
-fn only_entry(folder: &Path) -> Result<PathBuf, Failed> {
+/// The one thing in a folder.
+pub(crate) fn only_entry(folder: &Path) -> Result<PathBuf, Failed> {
     let found = entries(folder)?;
     found.into_iter().next().ok_or_else(|| Failed::new(format!("{} is empty", folder.display())))
 }
@@ -279,7 +302,16 @@ fn read(path: &Path) -> Result<Vec<u8>, Failed> {
 
 #[cfg(test)]
 mod tests {
-    use super::depends;
+    use super::{depends, module_name};
+
+    #[test]
+    fn packed_modules_have_the_names_of_plain_ones() {
+        for file in ["ublk_drv.ko", "ublk_drv.ko.xz", "ublk_drv.ko.zst", "ublk_drv.ko.gz"] {
+            assert_eq!(module_name(file), Some("ublk_drv"), "{file}");
+        }
+        assert_eq!(module_name("modules.order"), None);
+        assert_eq!(module_name("ublk_drv.ko.sig"), None);
+    }
 
     #[test]
     fn what_a_module_needs_is_read_from_it() {
