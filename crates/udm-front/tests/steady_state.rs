@@ -7,38 +7,16 @@
 #[path = "nbd/client.rs"]
 #[allow(dead_code, reason = "the server's tests use more of it")]
 mod client;
+#[path = "counting/mod.rs"]
+mod counting;
 #[path = "nbd/rig.rs"]
 #[allow(dead_code, reason = "the server's tests use more of it")]
 mod rig;
 
 use client::{Client, FLUSH, READ, STYLES, TRIM, WRITE, WRITE_ZEROES};
 use rig::Rig;
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
 use udm_driver::DriverChoice;
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; only a counter is added.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the memory came from `alloc` above, so from the system's allocator.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A batch: what to send, and how many bytes the replies have.
 struct Batch {
@@ -78,12 +56,12 @@ fn requests_in_steady_state_allocate_nothing() {
         };
         let mut batch = batch(&client, heads.0, heads.1);
         let found = (0..50).any(|_| {
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            let before = counting::allocations();
             for _ in 0..100 {
                 client.stream.write_all(&batch.requests).expect("the server listens");
                 client.stream.read_exact(&mut batch.replies).expect("the server answers");
             }
-            ALLOCATIONS.load(Ordering::Relaxed) == before
+            counting::allocations() == before
         });
         assert!(found, "{style:?}: no 6700 requests in a row without an allocation");
     }

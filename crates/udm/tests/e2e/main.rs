@@ -19,6 +19,7 @@ mod deadline;
 mod durable;
 mod full_disk;
 mod fuse;
+mod idle;
 mod nbd;
 mod nbd_below;
 mod outside;
