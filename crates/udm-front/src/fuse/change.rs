@@ -102,7 +102,8 @@ impl Change {
         self.down(byte + (self.block_bytes - 1))
     }
 
-    fn is_patch(&self) -> bool {
+    /// It changes parts of blocks.
+    pub(super) fn is_patch(&self) -> bool {
         self.start != self.down(self.start) || self.end != self.down(self.end)
     }
 
@@ -134,6 +135,11 @@ impl<T: Copy + PartialEq> Changes<T> {
         }
         self.waiting.push_back((who, change));
         false
+    }
+
+    /// Nobody goes or waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.going.is_empty() && self.waiting.is_empty()
     }
 
     fn go(&mut self, who: T, change: Change) {

@@ -12,17 +12,22 @@
 //! - [`session`]: messages to answers and checked commands; pure.
 //! - [`reply`]: the bytes of answers.
 //! - `change`: byte ranges on devices that take whole blocks, and who waits for whom; pure.
-//! - [`server`]: the actor that has `/dev/fuse` and moves the bytes.
+//! - [`server`]: the actor that has `/dev/fuse` on a lane and moves the bytes; `work` is the way of
+//!   a request through it.
+//! - `team`, `blocks`: the lanes of a mount, and who may change which blocks meanwhile.
 //! - [`mount`]: mounting and unmounting, with and without root; control side, it blocks.
 //! - [`fuzz`]: one entry that drives the pure part with hostile bytes.
 //!
 //! The peer is this machine's kernel, but what it passes on was chosen by any program, and the
 //! session trusts neither. The bytes are in `docs/formats/fuse.md`.
 
+mod blocks;
 mod change;
 pub mod fuzz;
 pub mod mount;
 pub mod reply;
 pub mod server;
 pub mod session;
+mod team;
 pub mod wire;
+mod work;

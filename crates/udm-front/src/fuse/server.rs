@@ -1,4 +1,4 @@
-//! The server of one mount: an actor that reads the kernel's requests and answers them.
+//! The server of a mount on one lane: an actor that reads the kernel's requests and answers them.
 //!
 //! It has [`SLOTS`] slots, each with a buffer of its own. A slot goes round: it waits for a
 //! message, the message becomes bios, the answer is sent from the same buffer, and it waits again.
@@ -11,39 +11,51 @@
 //! read:                    ... | head of its answer | the data, read here by the device
 //! ```
 //!
+//! A mount has a server on each lane, with a descriptor of its own. One is its home and always
+//! reads; the others sleep until a turn of a lane that reads brings many requests ([`BUSY_TURN`])
+//! or takes its last slot, and again after [`LULL_TURNS`] turns with one request each. See `team`.
+//!
 //! Rules. All slots without a request offer a read at the same time, so that the driver can fetch a
 //! burst of requests in one turn. An answer is sent once for each command. After the mount has
-//! ended (unmounted, aborted, told to stop) nothing is read any more.
+//! ended (unmounted, aborted, told to stop) nothing is read any more. The home leaves last.
 //!
-//! The tricky case is a read that is not aligned: the blocks around it are read, and the head of
-//! the answer is put right before the part that was asked for, over what nobody wants.
+//! The tricky case is the end while answers are under way: nobody reads any more, but a mate still
+//! holds blocks for patches of others, so all stay until the home has nothing left to answer.
 
-use super::change::{Change, ChangeKind, Changes, Piece};
-use super::reply::{Answer, data_head, errno_of};
-use super::session::{Command, CommandKind, Event, FileView, IO_BYTES_MAX, Session, written};
-use super::wire::{HEAD_BYTES_MAX, OUT_HEADER_BYTES, WRITE_HEAD_BYTES, errno};
+use super::change::{Change, Changes};
+use super::reply::{Answer, errno_of};
+use super::session::{Event, FileView, IO_BYTES_MAX, Session};
+use super::team::{Place, Team, TeamMessage, TeamNote, Who};
+use super::wire::{HEAD_BYTES_MAX, WRITE_HEAD_BYTES};
 use std::any::Any;
 use std::fmt;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use udm_core::actor::{Actor, ActorCx, DeviceNotice};
 use udm_core::bio::BioBox;
 use udm_lane::{Buf, Completion, DriverOp, Errno, Handle, Payload, RawHandle, Segment};
-use udm_types::{BioFlags, DeviceId, Op, SECTOR_BYTES, SECTOR_SHIFT};
+use udm_types::{ActorId, DeviceId, LaneId, Nanos, SECTOR_BYTES};
 
-/// Requests of a mount that are served at a time. Each has a buffer of its own (a little more than
+/// Requests of a mount served at a time on a lane. Each has a buffer of its own (a little more than
 /// 1 MiB, of which only what was used takes memory), and 64 keep any disk busy.
 pub const SLOTS: usize = 64;
 
 /// Where the payload of a write arrives and the data of a read goes to.
-const DATA_AT: usize = 4096;
+pub(super) const DATA_AT: usize = 4096;
 /// The largest block of a device; edges of unaligned reads need one on each side.
 const BLOCK_BYTES_MAX: usize = 64 << 10;
 /// A slot's buffer.
-const BUF_BYTES: usize = DATA_AT + IO_BYTES_MAX as usize + 2 * BLOCK_BYTES_MAX;
+pub(super) const BUF_BYTES: usize = DATA_AT + IO_BYTES_MAX as usize + 2 * BLOCK_BYTES_MAX;
 /// What a read of `/dev/fuse` offers: the kernel wants room for the longest write.
 const MESSAGE_BYTES: usize = WRITE_HEAD_BYTES + IO_BYTES_MAX as usize;
 /// Where a message arrives.
 const MESSAGE_AT: usize = DATA_AT - WRITE_HEAD_BYTES;
+
+/// So many requests in one turn are more than a lane should have alone: half of what the driver
+/// fetches in a turn.
+const BUSY_TURN: u32 = 8;
+/// After so many turns with one request each a mate sleeps again. Every request wakes all lanes
+/// that wait for one, so one that is not needed costs the others.
+const LULL_TURNS: u32 = 32;
 
 /// Set in the word of an operation that sends an answer.
 const OP_ANSWER: u32 = 1 << 16;
@@ -54,6 +66,8 @@ const TRY_AGAIN: [i32; 3] = [2, 4, 11];
 /// What to serve.
 #[derive(Clone, Debug)]
 pub struct Served {
+    /// Tells the mount from others of this daemon.
+    pub mount: u64,
     /// The device.
     pub device: DeviceId,
     /// Refuse every change.
@@ -80,16 +94,25 @@ pub enum MountEvent {
 }
 
 /// What the control side tells a server; send it as the message of a `LaneMessage::ToActor`.
+#[derive(Debug)]
+pub struct MountCall {
+    /// Which mount is meant; an actor's number may belong to another one when this arrives.
+    pub mount: u64,
+    /// What.
+    pub order: MountOrder,
+}
+
+/// What the control side wants.
 pub enum MountOrder {
-    /// End.
+    /// End. For the home.
     Stop {
         /// At once, instead of answering what is under way.
         cut: bool,
-        /// Called on the lane when `/dev/fuse` is closed.
+        /// Called on the lane when `/dev/fuse` is closed on all lanes.
         done: Box<dyn FnOnce() + Send>,
     },
-    /// Asks how often the file is open.
-    Count(Box<dyn FnOnce(u32) + Send>),
+    /// Asks how often the file was opened on this lane, less how often it was closed.
+    Count(Box<dyn FnOnce(i32) + Send>),
 }
 
 impl fmt::Debug for MountOrder {
@@ -103,7 +126,7 @@ impl fmt::Debug for MountOrder {
 
 /// Where a slot is on its round.
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     /// Not in use: the mount ends.
     Idle,
     /// Waits for a message.
@@ -124,77 +147,133 @@ enum Phase {
 
 /// A patch on its way: `change.cursor..end` goes over the blocks `from..to`.
 #[derive(Debug)]
-struct Patch {
-    change: Change,
-    end: u64,
-    from: u64,
-    to: u64,
-    blocks: Buf,
+pub(super) struct Patch {
+    pub(super) change: Change,
+    pub(super) end: u64,
+    pub(super) from: u64,
+    pub(super) to: u64,
+    pub(super) blocks: Buf,
     /// The blocks are being written back.
-    writes: bool,
+    pub(super) writes: bool,
 }
 
-/// What a bio is to do, in bytes of whole blocks.
-#[derive(Clone, Copy)]
-struct Ask {
-    op: Op,
-    flags: BioFlags,
-    from: u64,
-    to: u64,
-}
-
-impl Ask {
-    fn new(op: Op, from: u64, to: u64) -> Ask {
-        Ask { op, flags: BioFlags::empty(), from, to }
-    }
-}
-
-struct Slot {
-    buf: Buf,
-    phase: Phase,
+pub(super) struct Slot {
+    pub(super) buf: Buf,
+    pub(super) phase: Phase,
+    /// The number of the patch it does.
+    pub(super) patch: Option<u32>,
 }
 
 /// The server.
 pub struct MountServer {
     raw: Option<RawHandle>,
-    handle: Option<Handle>,
-    served: Served,
+    pub(super) handle: Option<Handle>,
+    pub(super) served: Served,
     session: Session,
-    block_bytes: u64,
-    slots: Vec<Slot>,
-    changes: Changes<usize>,
+    pub(super) block_bytes: u64,
+    pub(super) slots: Vec<Slot>,
+    pub(super) changes: Changes<Who>,
     tell: Box<dyn Fn(MountEvent) + Send>,
-    draining: bool,
+    /// Its number among the mates; none is the home.
+    pub(super) mate: Option<u16>,
+    /// Where the home is, for a mate that has heard of it.
+    pub(super) home: Option<Place>,
+    /// The mates, for the home.
+    pub(super) team: Team,
+    /// Free slots wait for messages.
+    reads: bool,
+    /// A mate that has been invited and has not said that it sleeps.
+    is_awake: bool,
+    pub(super) draining: bool,
+    /// Nothing will be said or done any more.
+    has_left: bool,
     done: Vec<Box<dyn FnOnce() + Send>>,
+    turn: Turn,
+    /// Slots that wait for a message.
+    pub(super) free: usize,
+}
+
+/// How busy the turns of this lane are.
+#[derive(Default)]
+struct Turn {
+    /// Its time.
+    at: Nanos,
+    /// Messages in it.
+    messages: u32,
+    /// Turns with one message before it, in a row.
+    lull: u32,
+}
+
+impl Turn {
+    /// Counts a message.
+    fn count(&mut self, now: Nanos) {
+        if now != self.at {
+            self.at = now;
+            self.lull = if self.messages > 1 { 0 } else { self.lull + 1 };
+            self.messages = 0;
+        }
+        self.messages += 1;
+    }
 }
 
 impl MountServer {
-    /// Takes over an open `/dev/fuse` that has been mounted.
+    /// The home of a mount: takes over an open `/dev/fuse` that has been mounted. `mates` are where
+    /// the servers of the other lanes are.
     pub fn new(
+        connection: OwnedFd,
+        served: Served,
+        mates: Vec<(LaneId, ActorId)>,
+        tell: Box<dyn Fn(MountEvent) + Send>,
+    ) -> MountServer {
+        let session = Session::new(file_view(&served));
+        let mut home = MountServer::blank(connection, served, session, tell);
+        home.team = Team::new(mates);
+        home.reads = true;
+        home
+    }
+
+    /// The server of another lane, with a descriptor of its own of the same connection: number
+    /// `mate` of the home's list.
+    pub fn mate(
+        mate: u16,
         connection: OwnedFd,
         served: Served,
         tell: Box<dyn Fn(MountEvent) + Send>,
     ) -> MountServer {
-        let file = FileView {
-            size_bytes: 0,
-            block_bytes: 4096,
-            read_only: served.read_only,
-            uid: served.uid,
-            gid: served.gid,
-            since_s: served.since_s,
-        };
+        let session = Session::joined(file_view(&served));
+        MountServer { mate: Some(mate), ..MountServer::blank(connection, served, session, tell) }
+    }
+
+    fn blank(
+        connection: OwnedFd,
+        served: Served,
+        session: Session,
+        tell: Box<dyn Fn(MountEvent) + Send>,
+    ) -> MountServer {
         MountServer {
             raw: Some(RawHandle(connection.into_raw_fd())),
             handle: None,
             served,
-            session: Session::new(file),
+            session,
             block_bytes: SECTOR_BYTES,
             slots: Vec::new(),
             changes: Changes::new(SLOTS),
             tell,
+            mate: None,
+            home: None,
+            team: Team::default(),
+            reads: false,
+            is_awake: false,
             draining: false,
+            has_left: false,
             done: Vec::new(),
+            turn: Turn::default(),
+            free: 0,
         }
+    }
+
+    pub(super) fn is_home(&self) -> bool {
+        self.mate.is_none()
     }
 
     fn look_at_device(&mut self, cx: &ActorCx<'_>) {
@@ -207,27 +286,73 @@ impl MountServer {
         self.session.set_size(view.len_sectors * SECTOR_BYTES, liked);
     }
 
+    /// Begins to read.
+    pub(super) fn wake_up(&mut self, cx: &mut ActorCx<'_>) {
+        if self.draining {
+            return;
+        }
+        (self.reads, self.is_awake) = (true, true);
+        self.turn = Turn { at: cx.now(), messages: 2, lull: 0 };
+        if self.slots.is_empty() {
+            self.slots.extend((0..SLOTS).map(|_| {
+                let buf = Buf::alloc(BUF_BYTES);
+                Slot { buf, phase: Phase::Idle, patch: None }
+            }));
+        }
+        for at in 0..SLOTS {
+            if matches!(self.slots[at].phase, Phase::Idle) {
+                self.receive(at, cx);
+            }
+        }
+    }
+
+    /// Stops to read; what is under way goes on.
+    fn stop_reading(&mut self, cx: &mut ActorCx<'_>) {
+        self.reads = false;
+        for (at, slot) in (0_u32..).zip(&self.slots) {
+            if matches!(slot.phase, Phase::Receiving) {
+                cx.cancel_op(at);
+            }
+        }
+        self.rest_if_idle(cx);
+    }
+
     /// Waits for a message in this slot.
     fn receive(&mut self, at: usize, cx: &mut ActorCx<'_>) {
         let slot = &mut self.slots[at];
-        let Some(handle) = self.handle.filter(|_| !self.draining) else {
+        let Some(handle) = self.handle.filter(|_| self.reads) else {
             slot.phase = Phase::Idle;
-            return self.end_if_drained(cx);
+            return self.rest_if_idle(cx);
         };
         slot.phase = Phase::Receiving;
+        self.free += 1;
         let payload = Payload::from(segment(&slot.buf, MESSAGE_AT, MESSAGE_BYTES));
         cx.submit_op(at as u32, DriverOp::Read { handle, offset_bytes: 0, payload });
     }
 
     fn received(&mut self, at: usize, result: Result<u32, Errno>, cx: &mut ActorCx<'_>) {
+        self.free -= 1;
         let len = match result {
             Ok(len) => len as usize,
-            Err(Errno(code)) if self.draining || TRY_AGAIN.contains(&code) => {
+            Err(Errno(code)) if !self.reads || TRY_AGAIN.contains(&code) => {
                 return self.receive(at, cx);
             }
             // ENODEV: it was unmounted. Anything else would come again for ever.
             Err(_) => return self.end(cx),
         };
+        self.turn.count(cx.now());
+        self.take(at, len, cx);
+        if self.turn.messages == BUSY_TURN || self.free == 0 {
+            self.crowded(cx);
+        }
+        if self.turn.lull >= LULL_TURNS && self.reads && !self.is_home() {
+            self.turn.lull = 0;
+            self.stop_reading(cx);
+        }
+    }
+
+    /// Takes a message that has arrived.
+    fn take(&mut self, at: usize, len: usize, cx: &mut ActorCx<'_>) {
         let mut head = [0; HEAD_BYTES_MAX];
         let head = &mut head[..len.min(HEAD_BYTES_MAX)];
         self.slots[at].buf.copy_out(MESSAGE_AT, head);
@@ -248,160 +373,12 @@ impl MountServer {
         }
     }
 
-    fn start(&mut self, at: usize, command: Command, cx: &mut ActorCx<'_>) {
-        let unique = command.unique;
-        match command.kind {
-            CommandKind::Read { offset_bytes: start, len_bytes } => {
-                let from = start & !(self.block_bytes - 1);
-                let to = (start + u64::from(len_bytes)).next_multiple_of(self.block_bytes);
-                if to - from > (BUF_BYTES - DATA_AT) as u64 {
-                    return self.answer(at, &Answer::error(unique, errno::EIO), cx);
-                }
-                let data = segment(&self.slots[at].buf, DATA_AT, (to - from) as usize);
-                self.slots[at].phase = Phase::Reading { unique, start, len_bytes, from };
-                self.ask(at, Ask::new(Op::Read, from, to), Some(data), cx);
-            }
-            CommandKind::Flush => {
-                self.slots[at].phase = Phase::Flushing { unique };
-                self.ask(at, Ask::new(Op::Flush, 0, 0), None, cx);
-            }
-            CommandKind::Write { offset_bytes: start, len_bytes } => {
-                let end = start + u64::from(len_bytes);
-                self.begin(at, unique, ChangeKind::Write, (start, end), cx);
-            }
-            CommandKind::Zero { offset_bytes: start, len_bytes, keep } => {
-                let kind = ChangeKind::Zero { keep };
-                self.begin(at, unique, kind, (start, start + len_bytes), cx);
-            }
-        }
-    }
-
-    fn begin(
-        &mut self,
-        at: usize,
-        unique: u64,
-        kind: ChangeKind,
-        (start, end): (u64, u64),
-        cx: &mut ActorCx<'_>,
-    ) {
-        let block_bytes = self.block_bytes;
-        let change = Change { unique, kind, start, end, cursor: start, block_bytes };
-        if self.changes.begin(at, change) {
-            self.go_on(at, change, cx);
-        } else {
-            self.slots[at].phase = Phase::Waiting;
-        }
-    }
-
-    /// Does the next piece of a change, or answers it.
-    fn go_on(&mut self, at: usize, change: Change, cx: &mut ActorCx<'_>) {
-        match change.next_piece() {
-            None => {
-                let answer = match change.kind {
-                    // Fits: a write is at most `IO_BYTES_MAX`.
-                    ChangeKind::Write => written(change.unique, (change.end - change.start) as u32),
-                    ChangeKind::Zero { .. } => Answer::done(change.unique),
-                };
-                self.changed(at, &answer, cx);
-            }
-            Some(Piece::Plain { start, end }) => {
-                self.slots[at].phase = Phase::Plain { change, to: end };
-                match change.kind {
-                    ChangeKind::Write => {
-                        let data = segment(&self.slots[at].buf, DATA_AT, (end - start) as usize);
-                        self.ask(at, Ask::new(Op::Write, start, end), Some(data), cx);
-                    }
-                    ChangeKind::Zero { keep } => {
-                        let mut ask = Ask::new(Op::WriteZeroes, start, end);
-                        ask.flags.set(BioFlags::NO_UNMAP, keep);
-                        self.ask(at, ask, None, cx);
-                    }
-                }
-            }
-            Some(Piece::Patch { end, from, to, .. }) => {
-                let blocks = cx.bufs().take((to - from) as usize);
-                let data = segment(&blocks, 0, (to - from) as usize);
-                let patch = Patch { change, end, from, to, blocks, writes: false };
-                self.slots[at].phase = Phase::Patching(patch);
-                self.ask(at, Ask::new(Op::Read, from, to), Some(data), cx);
-            }
-        }
-    }
-
-    /// A change has ended, well or not: answers it, and lets go who waited for it.
-    fn changed(&mut self, at: usize, answer: &Answer, cx: &mut ActorCx<'_>) {
-        self.changes.ended(at);
-        self.answer(at, answer, cx);
-        while let Some((next, change)) = self.changes.next() {
-            self.go_on(next, change, cx);
-        }
-    }
-
-    /// Submits a bio for the slot.
-    fn ask(&mut self, at: usize, ask: Ask, data: Option<Segment>, cx: &mut ActorCx<'_>) {
-        let mut bio = cx.take_bio();
-        if let Some(data) = data {
-            bio.payload.push(data);
-        }
-        bio.ask(ask.op, ask.flags, ask.from >> SECTOR_SHIFT, (ask.to - ask.from) >> SECTOR_SHIFT);
-        cx.submit(self.served.device, at as u64, bio);
-    }
-
-    /// The slot's bio came back.
-    fn came_back(&mut self, at: usize, failed: Option<i32>, cx: &mut ActorCx<'_>) {
-        match (std::mem::replace(&mut self.slots[at].phase, Phase::Idle), failed) {
-            (Phase::Reading { unique, .. } | Phase::Flushing { unique }, Some(errno)) => {
-                self.answer(at, &Answer::error(unique, errno), cx);
-            }
-            (Phase::Reading { unique, start, len_bytes, from }, None) => {
-                let begin = DATA_AT + (start - from) as usize - OUT_HEADER_BYTES;
-                self.slots[at].buf.copy_in(begin, &data_head(unique, len_bytes));
-                self.send(at, begin, OUT_HEADER_BYTES + len_bytes as usize, cx);
-            }
-            (Phase::Flushing { unique }, None) => self.answer(at, &Answer::done(unique), cx),
-            (Phase::Plain { change, .. }, Some(errno)) => {
-                self.changed(at, &Answer::error(change.unique, errno), cx);
-            }
-            (Phase::Plain { change, to }, None) => {
-                self.go_on(at, Change { cursor: to, ..change }, cx);
-            }
-            (Phase::Patching(patch), Some(errno)) => {
-                cx.bufs().put(patch.blocks);
-                self.changed(at, &Answer::error(patch.change.unique, errno), cx);
-            }
-            (Phase::Patching(patch), None) => self.patched(at, patch, cx),
-            (Phase::Idle | Phase::Receiving | Phase::Waiting | Phase::Answering, _) => {
-                debug_assert!(false, "a bio nobody submitted");
-            }
-        }
-    }
-
-    /// The blocks of a patch were read, or written back.
-    fn patched(&mut self, at: usize, patch: Patch, cx: &mut ActorCx<'_>) {
-        let Patch { change, end, from, to, .. } = patch;
-        if patch.writes {
-            cx.bufs().put(patch.blocks);
-            return self.go_on(at, Change { cursor: end, ..change }, cx);
-        }
-        let (place, len) = ((change.cursor - from) as usize, (end - change.cursor) as usize);
-        match change.kind {
-            ChangeKind::Write => {
-                let payload_at = DATA_AT + (change.cursor - change.start) as usize;
-                self.slots[at].buf.copy_to(payload_at, &patch.blocks, place, len);
-            }
-            ChangeKind::Zero { .. } => patch.blocks.fill(place, len, 0),
-        }
-        let data = segment(&patch.blocks, 0, (to - from) as usize);
-        self.slots[at].phase = Phase::Patching(Patch { writes: true, ..patch });
-        self.ask(at, Ask::new(Op::Write, from, to), Some(data), cx);
-    }
-
-    fn answer(&mut self, at: usize, answer: &Answer, cx: &mut ActorCx<'_>) {
+    pub(super) fn answer(&mut self, at: usize, answer: &Answer, cx: &mut ActorCx<'_>) {
         self.slots[at].buf.copy_in(0, answer.as_bytes());
         self.send(at, 0, answer.as_bytes().len(), cx);
     }
 
-    fn send(&mut self, at: usize, begin: usize, len: usize, cx: &mut ActorCx<'_>) {
+    pub(super) fn send(&mut self, at: usize, begin: usize, len: usize, cx: &mut ActorCx<'_>) {
         let Some(handle) = self.handle else { return };
         let slot = &mut self.slots[at];
         slot.phase = Phase::Answering;
@@ -411,30 +388,73 @@ impl MountServer {
     }
 
     /// Takes no more requests, answers what is under way, then ends.
-    fn drain(&mut self, cx: &mut ActorCx<'_>) {
+    pub(super) fn drain(&mut self, cx: &mut ActorCx<'_>) {
         if self.draining || self.handle.is_none() {
             return;
         }
         self.draining = true;
-        for (at, slot) in (0_u32..).zip(&self.slots) {
-            if matches!(slot.phase, Phase::Receiving) {
-                cx.cancel_op(at);
+        for place in self.team.present() {
+            self.tell(place, TeamNote::End { cut: false }, cx);
+        }
+        self.stop_reading(cx);
+    }
+
+    /// Nothing may be under way any more: a mate says that it sleeps, a home that drains ends.
+    pub(super) fn rest_if_idle(&mut self, cx: &mut ActorCx<'_>) {
+        let waits_for_it = if self.is_home() { self.draining } else { self.is_awake };
+        let is_idle = |slot: &Slot| matches!(slot.phase, Phase::Idle);
+        if self.reads || !waits_for_it || !self.slots.iter().all(is_idle) {
+            return;
+        }
+        match self.mate {
+            None if self.team.awake().next().is_none() => self.end(cx),
+            // A mate says so, and then this is looked at again.
+            None => {}
+            Some(mate) if self.changes.is_empty() => {
+                self.is_awake = false;
+                self.tell_home(TeamNote::Asleep { mate }, cx);
+            }
+            // It holds blocks for others.
+            Some(_) => {}
+        }
+    }
+
+    /// Closes `/dev/fuse`, on all lanes: the kernel ends what it still has with us. Bios under way
+    /// come back to a shell that answers nobody.
+    pub(super) fn end(&mut self, cx: &mut ActorCx<'_>) {
+        if let Some(handle) = self.handle.take() {
+            cx.driver().close(handle);
+        } else if self.is_home() {
+            return;
+        }
+        self.reads = false;
+        self.leave(cx);
+    }
+
+    /// Tells the others that nothing is open here any more.
+    fn leave(&mut self, cx: &mut ActorCx<'_>) {
+        match self.mate {
+            None => {
+                for place in self.team.present() {
+                    self.tell(place, TeamNote::End { cut: true }, cx);
+                }
+                self.leave_if_last(cx);
+            }
+            Some(_) if self.has_left => {}
+            Some(mate) => {
+                self.has_left = true;
+                self.tell_home(TeamNote::Left { mate }, cx);
+                cx.exit();
             }
         }
-        self.end_if_drained(cx);
     }
 
-    fn end_if_drained(&mut self, cx: &mut ActorCx<'_>) {
-        if self.draining && self.slots.iter().all(|slot| matches!(slot.phase, Phase::Idle)) {
-            self.end(cx);
+    /// The home is gone when all mates are.
+    pub(super) fn leave_if_last(&mut self, cx: &mut ActorCx<'_>) {
+        if self.has_left || self.handle.is_some() || self.team.present().next().is_some() {
+            return;
         }
-    }
-
-    /// Closes `/dev/fuse`: the kernel ends what it still has with us. Bios under way come back to
-    /// a shell that answers nobody.
-    fn end(&mut self, cx: &mut ActorCx<'_>) {
-        let Some(handle) = self.handle.take() else { return };
-        cx.driver().close(handle);
+        self.has_left = true;
         self.done.drain(..).for_each(|done| done());
         (self.tell)(MountEvent::Ended);
         cx.exit();
@@ -443,7 +463,7 @@ impl MountServer {
     fn obey(&mut self, order: MountOrder, cx: &mut ActorCx<'_>) {
         match order {
             MountOrder::Count(answer) => answer(self.session.open_count()),
-            MountOrder::Stop { done, .. } if self.handle.is_none() => done(),
+            MountOrder::Stop { done, .. } if self.has_left => done(),
             MountOrder::Stop { cut, done } => {
                 self.done.push(done);
                 if cut { self.end(cx) } else { self.drain(cx) }
@@ -452,24 +472,31 @@ impl MountServer {
     }
 }
 
-fn segment(buf: &Buf, begin: usize, len: usize) -> Segment {
+fn file_view(served: &Served) -> FileView {
+    FileView {
+        size_bytes: 0,
+        block_bytes: 4096,
+        read_only: served.read_only,
+        uid: served.uid,
+        gid: served.gid,
+        since_s: served.since_s,
+    }
+}
+
+pub(super) fn segment(buf: &Buf, begin: usize, len: usize) -> Segment {
     // Both fit: a buffer is little more than 1 MiB.
     Segment { buf: buf.clone(), offset_bytes: begin as u32, len_bytes: len as u32 }
 }
 
 impl Actor for MountServer {
     fn on_start(&mut self, cx: &mut ActorCx<'_>) {
-        let handle = self.raw.take().and_then(|raw| cx.driver().register(raw).ok());
-        let Some(handle) = handle else {
-            (self.tell)(MountEvent::Ended);
-            return cx.exit();
-        };
-        self.handle = Some(handle);
+        self.handle = self.raw.take().and_then(|raw| cx.driver().register(raw).ok());
         self.look_at_device(cx);
-        self.slots
-            .extend((0..SLOTS).map(|_| Slot { buf: Buf::alloc(BUF_BYTES), phase: Phase::Idle }));
-        for at in 0..SLOTS {
-            self.receive(at, cx);
+        match (self.is_home(), self.handle) {
+            (true, Some(_)) => self.wake_up(cx),
+            (true, None) => self.leave(cx),
+            // A mate waits for the home's first word. Without a handle it never helps.
+            (false, _) => {}
         }
     }
 
@@ -501,14 +528,27 @@ impl Actor for MountServer {
                 self.look_at_device(cx);
                 (self.tell)(MountEvent::Resized);
             }
-            DeviceNotice::Removed(device) if device == self.served.device => self.drain(cx),
+            // The home ends the others.
+            DeviceNotice::Removed(device) if device == self.served.device && self.is_home() => {
+                self.drain(cx);
+            }
             DeviceNotice::Resized(_) | DeviceNotice::Removed(_) => {}
         }
     }
 
     fn on_message(&mut self, message: Box<dyn Any + Send>, cx: &mut ActorCx<'_>) {
-        if let Ok(order) = message.downcast::<MountOrder>() {
-            self.obey(*order, cx);
+        match message.downcast::<TeamMessage>() {
+            Ok(message) if message.mount == self.served.mount => {
+                self.hear(message.from, message.note, cx);
+            }
+            Ok(_) => {}
+            Err(message) => {
+                if let Ok(call) = message.downcast::<MountCall>()
+                    && call.mount == self.served.mount
+                {
+                    self.obey(call.order, cx);
+                }
+            }
         }
     }
 }

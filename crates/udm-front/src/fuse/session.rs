@@ -114,7 +114,7 @@ pub enum Event {
 pub struct Session {
     file: FileView,
     is_ready: bool,
-    open_count: u32,
+    open_count: i32,
 }
 
 /// A refusal on the way.
@@ -126,14 +126,20 @@ impl Session {
         Session { file, is_ready: false, open_count: 0 }
     }
 
+    /// After a handshake that another lane of the mount has had.
+    pub fn joined(file: FileView) -> Session {
+        Session { file, is_ready: true, open_count: 0 }
+    }
+
     /// The device has another size, or likes other blocks.
     pub fn set_size(&mut self, size_bytes: u64, block_bytes: u32) {
         self.file.size_bytes = size_bytes;
         self.file.block_bytes = block_bytes;
     }
 
-    /// How often the file is open now.
-    pub fn open_count(&self) -> u32 {
+    /// How often the file was opened here, less how often it was closed: it may be opened through
+    /// one lane and closed through another. The sum over a mount's lanes says how often it is open.
+    pub fn open_count(&self) -> i32 {
         self.open_count
     }
 
@@ -211,7 +217,7 @@ impl Session {
             opcode::SETATTR => self.set_attr(header, body)?,
             opcode::OPEN => self.open(unique, body)?,
             opcode::RELEASE => {
-                self.open_count = self.open_count.saturating_sub(1);
+                self.open_count = self.open_count.wrapping_sub(1);
                 Answer::done(unique)
             }
             opcode::DESTROY => Answer::done(unique),
@@ -324,7 +330,7 @@ impl Session {
         if self.file.read_only && asked.flags & O_ACCMODE != 0 {
             return Err(errno::EROFS);
         }
-        self.open_count = self.open_count.saturating_add(1);
+        self.open_count = self.open_count.wrapping_add(1);
         let open_flags = open_flag::DIRECT_IO | open_flag::PARALLEL_DIRECT_WRITES;
         Ok(Answer::of(unique, &OpenOut { open_flags, ..OpenOut::default() }))
     }

@@ -3,7 +3,7 @@
 //! Mounting needs root and `/dev/fuse` here; without them the tests say so and pass. What a test
 //! has mounted and attached is taken down by guards also when it fails.
 
-use super::common::{Place, UDM, state_of};
+use super::common::{Daemon, Place, UDM, state_of};
 use super::nbd::NbdClient;
 use super::outside::{Running, have, report, run, until};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate};
@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MIB: u64 = 1 << 20;
@@ -138,6 +139,145 @@ fn unaligned_writers_of_one_block_lose_nothing() {
         let expected = (number % 8) as u8 * 20 + 20;
         assert!(group.iter().all(|byte| *byte == expected), "group {number}: {group:?}");
     }
+}
+
+/// How long each lane of a daemon has run, in nanoseconds, by number.
+fn lanes_ran(daemon: &Daemon) -> Vec<u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.child.id())).expect("it lives");
+    let mut lanes: Vec<(String, u64)> = tasks
+        .filter_map(|task| {
+            let path = task.ok()?.path();
+            let name = std::fs::read_to_string(path.join("comm")).ok()?;
+            let ran = std::fs::read_to_string(path.join("schedstat")).ok()?;
+            let ran = ran.split(' ').next()?.parse().ok()?;
+            name.starts_with("udm-lane-").then_some((name, ran))
+        })
+        .collect();
+    lanes.sort();
+    lanes.into_iter().map(|(_, ran)| ran).collect()
+}
+
+/// Many readers on a file, until it is dropped: enough for all lanes to be asked.
+struct Crowd<'scope> {
+    stop: Arc<AtomicBool>,
+    readers: Vec<std::thread::ScopedJoinHandle<'scope, ()>>,
+}
+
+impl<'scope> Crowd<'scope> {
+    fn start<'env>(scope: &'scope std::thread::Scope<'scope, 'env>, path: &Path) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers = (0..24_u64).map(|reader| {
+            let (path, stop) = (path.to_owned(), Arc::clone(&stop));
+            scope.spawn(move || {
+                let (file, mut read) = (open(&path), [0; 4096]);
+                while !stop.load(Ordering::Relaxed) {
+                    file.read_exact_at(&mut read, reader * 4096).expect("read");
+                }
+            })
+        });
+        let readers = readers.collect();
+        Crowd { stop, readers }
+    }
+}
+
+impl Drop for Crowd<'_> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.readers.drain(..).for_each(|reader| reader.join().expect("it reads"));
+    }
+}
+
+#[test]
+fn a_busy_mount_uses_all_lanes_and_an_idle_one_a_single_lane() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let daemon = place.daemon(&["--lanes", "3"]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    let file = open(&path);
+    let mut read = [0; 4096];
+    file.read_exact_at(&mut read, 0).expect("read");
+    let before = lanes_ran(&daemon);
+    assert_eq!(before.len(), 3);
+    (0..2000).for_each(|_| file.read_exact_at(&mut read, 0).expect("read"));
+    let used = |before: &[u64]| -> Vec<u64> {
+        before.iter().zip(lanes_ran(&daemon)).map(|(before, now)| now - before).collect()
+    };
+    let alone = used(&before);
+    let busiest = *alone.iter().max().expect("three");
+    let others = alone.iter().sum::<u64>() - busiest;
+    assert!(others < busiest / 20, "one request at a time is one lane's: {alone:?}");
+    std::thread::scope(|scope| {
+        let before = lanes_ran(&daemon);
+        let _crowd = Crowd::start(scope, &path);
+        until("each lane serves", || {
+            used(&before).iter().all(|ran| *ran > 20_000_000).then_some(())
+        });
+    });
+    assert_eq!(std::fs::metadata(&path).expect("it answers").len(), MIB);
+    let listed = place.udm(&["--json", "exports"]).ok();
+    let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+    assert_eq!(listed["exports"][0]["connections"], 1, "opened and closed on any lane: {listed}");
+}
+
+#[test]
+fn parts_of_blocks_and_whole_blocks_do_not_undo_each_other_on_several_lanes() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let daemon = place.daemon(&["--lanes", "2"]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    // Slow, so that two changes of a block at a time would meet.
+    let disk = place.text("disk.img");
+    place.udm(&["load", "d", "--table", &format!("0 2048 delay {disk} 0 1")]).ok();
+    place.udm(&["resume", "d"]).ok();
+    let before = lanes_ran(&daemon);
+    std::thread::scope(|scope| {
+        let _crowd = Crowd::start(scope, &path);
+        until("both lanes serve", || {
+            let now = lanes_ran(&daemon);
+            before.iter().zip(now).all(|(before, now)| now - before > 5_000_000).then_some(())
+        });
+        let part = 100..140;
+        let mut writers = Vec::new();
+        for block in 0..4_u64 {
+            let at = 512 * (512 + block);
+            // Two for each block: one writes all of it, one a part. Each looks for its own.
+            for (whole, range) in [(true, 0..512), (false, part.clone())] {
+                let (path, part) = (&path, part.clone());
+                writers.push(scope.spawn(move || {
+                    let file = open(path);
+                    for round in 0..100_usize {
+                        let value = (round * 2 + usize::from(whole)) as u8;
+                        let begin = range.start as u64;
+                        file.write_all_at(&vec![value; range.len()], at + begin).expect("written");
+                        let mut read = [0; 512];
+                        file.read_exact_at(&mut read, at).expect("read");
+                        let undone = (0..512)
+                            .find(|byte| whole && !part.contains(byte) && read[*byte] != value);
+                        assert_eq!(undone, None, "round {round}: a part undid the whole");
+                    }
+                }));
+            }
+        }
+        // Eight more with parts of two blocks, none of which may be lost.
+        for writer in 0..8_u8 {
+            let path = &path;
+            writers.push(scope.spawn(move || {
+                let file = open(path);
+                for round in 1..=60_u8 {
+                    let at = 512 * 600 + u64::from(writer) * 100;
+                    file.write_all_at(&[round; 100], at).expect("written");
+                    let mut read = [0; 100];
+                    file.read_exact_at(&mut read, at).expect("read");
+                    assert!(read == [round; 100], "round {round}: {writer} was undone");
+                }
+            }));
+        }
+        writers.into_iter().for_each(|writer| writer.join().expect("nothing was undone"));
+    });
 }
 
 #[test]

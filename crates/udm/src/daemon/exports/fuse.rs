@@ -1,4 +1,4 @@
-//! FUSE exports: a mount, the server of it on a lane, and a thread that looks after it.
+//! FUSE exports: a mount, the servers of it on the lanes, and a thread that looks after it.
 //!
 //! The lane side is `udm-front`'s. This file mounts, starts the server actor, and keeps a thread
 //! for what may block: after a resize it has the kernel ask for the new size, so that everybody
@@ -11,6 +11,7 @@
 
 use super::{Front, Lapse, Patience, SizeNews, Start, flushing_lanes};
 use crate::runtime::Runtime;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,15 +19,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use udm_control::errno;
 use udm_core::LaneMessage;
+use udm_core::actor::Actor;
 use udm_core::error::{ErrorCode, UserError};
+use udm_driver::clone_fuse;
 use udm_front::fuse::mount::{self, Mount, MountError};
-use udm_front::fuse::server::{MountEvent, MountOrder, MountServer, Served};
+use udm_front::fuse::server::{MountCall, MountEvent, MountOrder, MountServer, Served};
 use udm_types::{ActorId, LaneId};
 
 /// How long the kernel may take to begin the conversation; it does at once.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 
-/// Spreads exports over the lanes.
+/// Numbers the mounts, and spreads their homes over the lanes.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A FUSE export to be.
@@ -67,26 +70,22 @@ impl super::Plan for Plan {
             mount::MountOrder { path: &self.path, source: &source, read_only: start.read_only };
         let (connection, mount) = mount::mount(&order).map_err(refused)?;
         let mount = Arc::new(mount);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let served = Served {
+            mount: number,
             device: start.device,
             read_only: start.read_only,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             since_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
         };
+        flushing_lanes(start.runtime);
         let (sender, events) = channel();
         let watcher = sender.clone();
-        let lane = flushing_lane(start.runtime);
-        let actor = start.runtime.spawn_actor(lane, move || {
-            // The thread that listens may have ended before the mount.
-            let tell = Box::new(move |event| {
-                let _ = sender.send(Event::Mount(event));
-            });
-            Box::new(MountServer::new(connection, served, tell))
-        });
+        let servers = spawn(start.runtime, connection, &served, &sender);
         let runtime = Arc::clone(start.runtime);
-        let mount_kept = Arc::clone(&mount);
-        let front = FuseFront { runtime, path: self.path, lane, actor, mount: mount_kept, watcher };
+        let front = FuseFront { runtime, path: self.path, number, servers, mount, watcher };
+        let mount = Arc::clone(&front.mount);
         let started = hello(&events).and_then(|()| look_after(mount, events, start.lapse));
         if let Err(error) = started {
             let (done, ended) = channel();
@@ -99,27 +98,58 @@ impl super::Plan for Plan {
     }
 }
 
+/// Puts a server on every lane, and the home last: it is told of the others.
+fn spawn(
+    runtime: &Runtime,
+    connection: OwnedFd,
+    served: &Served,
+    sender: &Sender<Event>,
+) -> Servers {
+    let tell = || {
+        let sender = sender.clone();
+        move |event| {
+            // The thread that listens may have ended before the mount.
+            let _ = sender.send(Event::Mount(event));
+        }
+    };
+    let count = runtime.lane_count() as u64;
+    // Fits: there are at most 256 lanes.
+    let lane_of = |index: u64| LaneId(((served.mount + index) % count.max(1)) as u16);
+    let mut mates = Vec::new();
+    for index in 1..count {
+        // Without it the mount has fewer lanes.
+        let Ok(clone) = clone_fuse(connection.as_fd()) else { break };
+        // Fits, as above.
+        let (mate, served, tell) = (mates.len() as u16, served.clone(), Box::new(tell()));
+        let lane = lane_of(index);
+        let make =
+            move || -> Box<dyn Actor> { Box::new(MountServer::mate(mate, clone, served, tell)) };
+        mates.push((lane, runtime.spawn_actor(lane, make)));
+    }
+    let (served, tell, others) = (served.clone(), Box::new(tell()), mates.clone());
+    let lane = lane_of(0);
+    let make =
+        move || -> Box<dyn Actor> { Box::new(MountServer::new(connection, served, others, tell)) };
+    Servers { home: (lane, runtime.spawn_actor(lane, make)), mates }
+}
+
 fn refused(error: MountError) -> UserError {
     errno::system(ErrorCode::MountFailed, &error.what, &error.source).hint(error.hint)
 }
 
-/// The lane of the next export.
-fn flushing_lane(runtime: &Runtime) -> LaneId {
-    let count = runtime.lane_count() as u64;
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    flushing_lanes(runtime);
-    // Fits: there are at most 256 lanes.
-    LaneId((number % count.max(1)) as u16)
-}
-
 /// Waits for the end of the handshake.
 fn hello(events: &Receiver<Event>) -> Result<(), UserError> {
-    let why = match events.recv_timeout(HELLO_LIMIT) {
-        Ok(Event::Mount(MountEvent::Ready)) => return Ok(()),
-        Ok(Event::Mount(MountEvent::Refused)) => "the kernel is older than Linux 5.4",
-        Ok(Event::Mount(MountEvent::Resized | MountEvent::Ended) | Event::Settle(_))
-        | Err(RecvTimeoutError::Disconnected) => "it ended before it began",
-        Err(RecvTimeoutError::Timeout) => "the kernel does not begin",
+    let why = loop {
+        match events.recv_timeout(HELLO_LIMIT) {
+            Ok(Event::Mount(MountEvent::Ready)) => return Ok(()),
+            // Nobody has the file open yet, nor waits for anything.
+            Ok(Event::Mount(MountEvent::Resized) | Event::Settle(_)) => {}
+            Ok(Event::Mount(MountEvent::Refused)) => break "the kernel is older than Linux 5.4",
+            Ok(Event::Mount(MountEvent::Ended)) | Err(RecvTimeoutError::Disconnected) => {
+                break "it ended before it began";
+            }
+            Err(RecvTimeoutError::Timeout) => break "the kernel does not begin",
+        }
     };
     Err(UserError::new(ErrorCode::MountFailed, format!("FUSE handshake: {why}")))
 }
@@ -153,19 +183,26 @@ enum Event {
     Settle(Sender<()>),
 }
 
+/// Where the servers of a mount are.
+struct Servers {
+    home: (LaneId, ActorId),
+    mates: Vec<(LaneId, ActorId)>,
+}
+
 /// A mount that is served.
 struct FuseFront {
     runtime: Arc<Runtime>,
     path: PathBuf,
-    lane: LaneId,
-    actor: ActorId,
+    number: u64,
+    servers: Servers,
     mount: Arc<Mount>,
     watcher: Sender<Event>,
 }
 
 impl FuseFront {
-    fn tell(&self, order: MountOrder) {
-        self.runtime.send(self.lane, LaneMessage::ToActor(self.actor, Box::new(order)));
+    fn tell(&self, (lane, actor): (LaneId, ActorId), order: MountOrder) {
+        let call = MountCall { mount: self.number, order };
+        self.runtime.send(lane, LaneMessage::ToActor(actor, Box::new(call)));
     }
 }
 
@@ -180,13 +217,18 @@ impl Front for FuseFront {
 
     fn client_count(&self) -> u32 {
         let (sender, receiver) = channel();
-        let answer = Box::new(move |count| {
-            // The receiver waits below.
-            let _ = sender.send(count);
-        });
-        self.tell(MountOrder::Count(answer));
-        // A server that has just ended drops the order.
-        receiver.recv().unwrap_or(0)
+        for place in [self.servers.home].iter().chain(&self.servers.mates) {
+            let sender = sender.clone();
+            let answer = Box::new(move |count| {
+                // The receiver waits below.
+                let _ = sender.send(count);
+            });
+            self.tell(*place, MountOrder::Count(answer));
+        }
+        drop(sender);
+        // A server that has just ended drops the order. The lanes answer one after the other, so
+        // a file that is being opened or closed may be counted wrong once.
+        receiver.iter().sum::<i32>().max(0).unsigned_abs()
     }
 
     fn size_news(&self) -> SizeNews {
@@ -205,7 +247,7 @@ impl Front for FuseFront {
             // Whoever waited may have given up.
             let _ = done.send(());
         });
-        self.tell(MountOrder::Stop { cut, done });
+        self.tell(self.servers.home, MountOrder::Stop { cut, done });
     }
 
     fn clean_up(&self) {
