@@ -4,13 +4,15 @@
 //! acknowledged; every third access reads one back, and at the end all are read. A block has to
 //! hold the version acknowledged last, whole: an older one was lost (or written again later), a
 //! newer one cannot be. An I/O error is a failure, however often the server has died meanwhile.
-//! The longest wait of an access is printed.
+//! The longest wait of an access is printed, and how long the pauses were in which nobody got an
+//! answer: of the KILLS longest the middle one and the longest, since each kill makes one.
 //!
-//! `disk_load DEVICE SECONDS`; for `cargo xtask guest ublk`.
+//! `disk_load DEVICE SECONDS [KILLS]`; for `cargo xtask guest ublk`.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Writers at a time; some more than a small queue holds makes the kernel wait, too.
@@ -20,6 +22,32 @@ const BLOCKS: u64 = 32;
 const BLOCK_BYTES: usize = 8192;
 /// Where direct I/O wants memory to begin.
 const ALIGN_BYTES: usize = 4096;
+
+/// Shorter pauses are this machine's.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// When somebody got an answer last, and the pauses before.
+static PAUSES: Mutex<(Option<Instant>, Vec<Duration>)> = Mutex::new((None, Vec::new()));
+
+/// Notes an answer.
+fn answered(now: Instant) {
+    let mut pauses = PAUSES.lock().unwrap_or_else(PoisonError::into_inner);
+    let (last, seen) = &mut *pauses;
+    if let Some(before) = last.replace(now) {
+        let pause = now.saturating_duration_since(before);
+        if pause > PAUSE {
+            seen.push(pause);
+        }
+    }
+}
+
+/// The middle one and the longest of so many longest pauses.
+fn pauses_of(kills: usize) -> Option<(Duration, Duration)> {
+    let mut seen = PAUSES.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
+    seen.sort_by(|a, b| b.cmp(a));
+    seen.truncate(kills);
+    Some((*seen.get(seen.len() / 2)?, *seen.first()?))
+}
 
 /// What a writer has seen.
 #[derive(Clone, Copy, Default)]
@@ -76,7 +104,9 @@ impl Writer {
             None => self.file.read_exact_at(bytes, at),
         };
         done.map_err(|error| format!("block at {at}: {error}"))?;
-        self.seen.longest = self.seen.longest.max(begin.elapsed());
+        let end = Instant::now();
+        answered(end);
+        self.seen.longest = self.seen.longest.max(end - begin);
         self.seen.accesses += 1;
         let bytes = &self.memory[start..start + BLOCK_BYTES];
         let version = word_of(bytes, 0) & 0xFFFF_FFFF;
@@ -128,9 +158,13 @@ fn word_of(bytes: &[u8], place: usize) -> u64 {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().collect();
-    let [_, path, seconds] = &words[..] else {
-        eprintln!("usage: disk_load DEVICE SECONDS");
-        return ExitCode::FAILURE;
+    let (path, seconds, kills) = match &words[..] {
+        [_, path, seconds] => (path, seconds, 0),
+        [_, path, seconds, kills] => (path, seconds, kills.parse().unwrap_or(0)),
+        _ => {
+            eprintln!("usage: disk_load DEVICE SECONDS [KILLS]");
+            return ExitCode::FAILURE;
+        }
     };
     let until = Instant::now() + Duration::from_secs(seconds.parse().unwrap_or(1));
     let threads: Vec<_> = (0..WRITERS)
@@ -153,6 +187,14 @@ fn main() -> ExitCode {
             Err(_) => failed = true,
         }
     }
-    println!("{} accesses, the longest {} ms", all.accesses, all.longest.as_millis());
+    print!("{} accesses, the longest {} ms", all.accesses, all.longest.as_millis());
+    match pauses_of(kills) {
+        Some((middle, longest)) => println!(
+            "; pauses of {kills} kills: p50 {} ms, max {} ms",
+            middle.as_millis(),
+            longest.as_millis()
+        ),
+        None => println!(),
+    }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

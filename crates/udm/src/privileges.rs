@@ -77,6 +77,14 @@ pub(crate) fn give_up(keep: Keep) -> Result<(), Errno> {
     set_no_new_privs(true)
 }
 
+/// Tells the kernel that file systems may depend on this thread and those that it starts: none of
+/// them waits for memory that only their own writes can free. That goes for threads that load
+/// tables, too, since a device may be suspended meanwhile. Without the right to it (see [`NEEDED`])
+/// things work as for any other program. Not for a program that starts others' programs.
+pub(crate) fn serve_file_systems() {
+    let _ = udm_driver::become_io_flusher();
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Keep, NEEDED, give_up};

@@ -81,7 +81,8 @@ impl Control {
                      BLK_DEV_UBLK)"
                 }
                 errno::EACCES | errno::EPERM => {
-                    "ublk disks are made by root; in a container, --device /dev/ublk-control"
+                    "ublk disks are made by root (CAP_SYS_ADMIN); in a container, also --device \
+                     /dev/ublk-control; without root, --fuse or --nbd"
                 }
                 _ => "ublk needs io_uring; is it forbidden here (kernel.io_uring_disabled)?",
             };
@@ -134,7 +135,9 @@ impl Control {
             };
             let hint = match errno.0 {
                 errno::EEXIST => "choose another number, or leave it out",
-                errno::EPERM | errno::EACCES => "ublk disks are made by root",
+                errno::EPERM | errno::EACCES => {
+                    "ublk disks are made by root (CAP_SYS_ADMIN); without it, --fuse or --nbd"
+                }
                 _ => "",
             };
             UblkError::new(what, errno, hint)

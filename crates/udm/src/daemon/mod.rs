@@ -26,7 +26,7 @@ pub use ops::DaemonOps;
 
 use crate::cli::args::{DaemonArgs, DriverArg, EngineArgs};
 use crate::cli::{Failure, SCHEMA_VERSION};
-use crate::privileges::{Keep, give_up};
+use crate::privileges::{Keep, give_up, serve_file_systems};
 use crate::runtime::{Runtime, RuntimeConfig};
 use crate::signals::{EndWatch, Second};
 use state::StateDir;
@@ -137,6 +137,7 @@ pub fn run(args: &DaemonArgs, socket: &Path, json: bool) -> Result<(), Failure> 
     let keep = if args.no_privileges { Keep::Nothing } else { Keep::Needed };
     give_up(keep)
         .map_err(|error| errno::system(ErrorCode::Internal, "give up privileges", &error.into()))?;
+    serve_file_systems();
     let end = EndWatch::start(Second::Ends)?;
     let mut warn = |text: &str| eprintln!("udm: warning: {text}");
     let service = Service::start(&args.engine, socket, args.state.as_deref(), &end, &mut warn)?;

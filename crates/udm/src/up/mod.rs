@@ -18,7 +18,7 @@ pub use config::{Config, DeviceDecl, ExportDecl, FileDecl};
 use crate::cli::args::UpArgs;
 use crate::cli::{Failure, SCHEMA_VERSION};
 use crate::daemon::{Service, say, with_absolute_paths};
-use crate::privileges::{Keep, give_up};
+use crate::privileges::{Keep, give_up, serve_file_systems};
 use crate::signals::{EndWatch, Second};
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -40,6 +40,7 @@ pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(),
     crate::open_files::allow_all();
     give_up(Keep::Needed)
         .map_err(|error| errno::system(ErrorCode::Internal, "give up privileges", &error.into()))?;
+    serve_file_systems();
     let end = EndWatch::start(Second::Ends)?;
     let shown = args.file.display().to_string();
     let named = |error: UserError| rename_file(&shown, error);
