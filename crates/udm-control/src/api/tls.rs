@@ -13,7 +13,11 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// The directory with the server's certificate and key.
-    pub certificates: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<String>,
+    /// The file of pre-shared keys; instead of certificates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psk: Option<String>,
     /// Clients without TLS are refused; true if it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<bool>,

@@ -296,15 +296,15 @@ pub struct TlsArgs {
     /// Speak TLS with the certificates of this directory: server-cert.pem, server-key.pem.
     #[arg(long, value_name = "DIR", requires = "nbd")]
     pub tls_certificates: Option<PathBuf>,
-    /// Whether clients have to use TLS; `required` if certificates are given.
-    #[arg(long, value_name = "WHEN", requires = "tls_certificates")]
+    /// Speak TLS with the pre-shared keys of this file: a line NAME:HEX for each client.
+    #[arg(long, value_name = "FILE", requires = "nbd", conflicts_with = "tls_certificates")]
+    pub tls_psk: Option<PathBuf>,
+    /// Whether clients have to use TLS; `required` if certificates or keys are given.
+    #[arg(long, value_name = "WHEN")]
     pub tls: Option<TlsArg>,
     /// Refuse clients without a certificate signed by the directory's ca-cert.pem.
     #[arg(long, requires = "tls_certificates")]
     pub tls_verify_peer: bool,
-    /// For users of nbdkit: always refused, with the reason.
-    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "tls_certificates")]
-    pub tls_psk: Option<PathBuf>,
 }
 
 /// Whether clients have to use TLS.

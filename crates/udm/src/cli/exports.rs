@@ -10,7 +10,6 @@ use super::failure::Failure;
 use super::output::Output;
 use std::path::Path;
 use udm_control::api::{self, ExportState, Selector, Tls};
-use udm_core::error::{ErrorCode, UserError};
 
 pub(crate) fn export(
     daemon: &mut Daemon,
@@ -25,7 +24,7 @@ pub(crate) fn export(
         ublk: args.ublk.clone(),
         name: args.name.clone(),
         read_only: args.readonly,
-        tls: tls(&args.tls)?,
+        tls: tls(&args.tls),
     };
     let export = daemon.ask(&call)?.export;
     output.text(&format!("{}\n", export.uri));
@@ -34,24 +33,19 @@ pub(crate) fn export(
 }
 
 /// What the options about TLS mean.
-fn tls(args: &TlsArgs) -> Result<Option<Tls>, UserError> {
-    if args.tls_psk.is_some() {
-        let what = "--tls-psk: TLS with pre-shared keys is not possible: the TLS library (rustls) \
-            has no external pre-shared keys";
-        return Err(UserError::new(ErrorCode::BadParameter, what).hint(
-            "--tls-certificates DIR --tls-verify-peer lets in only whom you gave a certificate",
-        ));
-    }
+fn tls(args: &TlsArgs) -> Option<Tls> {
     let required = match args.tls {
-        Some(TlsArg::Off) => return Ok(None),
+        Some(TlsArg::Off) => return None,
         Some(TlsArg::Allowed) => Some(false),
         Some(TlsArg::Required) | None => None,
     };
-    Ok(args.tls_certificates.as_deref().map(|dir| Tls {
-        certificates: absolute_file(dir),
+    let (dir, keys) = (args.tls_certificates.as_deref(), args.tls_psk.as_deref());
+    (dir.is_some() || keys.is_some()).then(|| Tls {
+        certificates: dir.map(absolute_file),
+        psk: keys.map(absolute_file),
         required,
         verify_peer: args.tls_verify_peer.then_some(true),
-    }))
+    })
 }
 
 /// A socket path as the daemon must see it: its working directory is another one.

@@ -292,7 +292,7 @@ mod tests {
             device: "a".into(),
             nbd: Some("tcp:localhost:10809".into()),
             read_only: false,
-            tls: Some(Tls { certificates: "/srv/pki".into(), ..Tls::default() }),
+            tls: Some(Tls { certificates: Some("/srv/pki".into()), ..Tls::default() }),
             ..SavedExport::default()
         };
         State { devices: vec![device], exports: vec![export], ..State::default() }

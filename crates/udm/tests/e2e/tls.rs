@@ -168,8 +168,12 @@ fn options_that_cannot_be_kept_are_refused() {
             ["export", "disk"].into_iter().chain(options.iter().copied()).collect();
         secured.place.udm(&args)
     };
-    let error = export(&["--nbd", &socket, "--tls-psk", "keys.psk"]).fails("UDM-0403");
-    assert!(error.contains("pre-shared") && error.contains("--tls-verify-peer"), "{error}");
+    let error = export(&["--nbd", &socket, "--tls-psk", "/nowhere"]).fails("UDM-0511");
+    assert!(error.contains("/nowhere: No such file"), "{error}");
+    let both = ["--nbd", &socket, "--tls-psk", "keys", "--tls-certificates", &pki];
+    assert_eq!(export(&both).code, Some(2));
+    let error = export(&["--nbd", &socket, "--tls-psk", "/nowhere", "--tls-verify-peer"]);
+    assert!(error.fails("UDM-0403").contains("certificates"));
     let fuse = secured.place.text("file");
     let error = export(&["--fuse", &fuse, "--tls-certificates", &pki]).fails("UDM-0403");
     assert!(error.contains("fuse has no TLS"), "{error}");
@@ -229,4 +233,56 @@ fn a_file_for_up_says_what_tls_is() {
     std::fs::write(place.path("fuse.toml"), fuse).expect("written");
     let refused = Running::start(&mut up("fuse.toml")).wait();
     assert!(refused.err.contains("tls: it is for nbd only"), "{}", refused.err);
+}
+
+/// Writes a file that nobody else may read.
+fn secret_file(place: &Place, name: &str, text: &str) -> String {
+    std::fs::write(place.path(name), text).expect("written");
+    run("chmod", &["600", &place.text(name)]).ok();
+    place.text(name)
+}
+
+#[test]
+fn clients_with_a_shared_key_get_in_and_others_do_not() {
+    if !have(&["nbdinfo", "nbdcopy", "qemu-img"]) {
+        return;
+    }
+    let place = Place::new();
+    let state = place.text("state");
+    let daemon = place.daemon(&["--state", &state]);
+    let file = place.file("disk.img", LEN_BYTES);
+    let table = format!("0 {} linear {file} 0", LEN_BYTES / 512);
+    place.udm(&["create", "disk", "--table", &table]).ok();
+    let (alice, bob) = ("a1".repeat(32), "b0".repeat(32));
+    let keys = secret_file(&place, "keys.psk", &format!("alice:{alice}\nbob:{bob}\n"));
+    let address = format!("unix:{}", place.text("n"));
+    let uri = place.udm(&["export", "disk", "--nbd", &address, "--tls-psk", &keys]).ok();
+    let uri = uri.trim();
+    let who = |name: &str, file: &str| {
+        format!("{}&tls-psk-file={file}", uri.replacen("://", &format!("://{name}@"), 1))
+    };
+    let size = LEN_BYTES.to_string();
+    for name in ["alice", "bob"] {
+        let told = run("nbdinfo", &["--size", &who(name, &keys)]).ok();
+        assert_eq!(told.trim(), size, "{name}");
+    }
+    let stolen = secret_file(&place, "stolen.psk", &format!("alice:{bob}\neve:{bob}\n"));
+    for uri in [who("alice", &stolen), who("eve", &stolen), in_the_clear(uri)] {
+        assert_ne!(run("nbdinfo", &["--size", &uri]).code, Some(0), "{uri}");
+    }
+    let data: Vec<u8> = (0..LEN_BYTES).map(|at| ((at * 31) >> 7) as u8).collect();
+    std::fs::write(place.path("data"), &data).expect("written");
+    run("nbdcopy", &["--flush", &place.text("data"), &who("alice", &keys)]).ok();
+    assert!(std::fs::read(&file).expect("read") == data, "it is on the disk");
+    // The next daemon has the keys as well.
+    daemon.kill();
+    let _daemon = place.daemon(&["--state", &state]);
+    run("nbdcopy", &[&who("bob", &keys), &place.text("back")]).ok();
+    assert!(std::fs::read(place.path("back")).expect("read") == data);
+    // QEMU looks for keys.psk in a folder.
+    let secret =
+        format!("tls-creds-psk,id=t,endpoint=client,username=bob,dir={}", place.path("").display());
+    let image = format!("driver=nbd,path={},export=disk,tls-creds=t", place.text("n"));
+    let told = run("qemu-img", &["info", "--object", &secret, "--image-opts", &image]).ok();
+    assert!(told.contains("32 MiB"), "{told}");
 }

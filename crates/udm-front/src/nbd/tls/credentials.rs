@@ -40,7 +40,7 @@ const CA_CRL: &str = "ca-crl.pem";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Permission bits of those who are neither the owner nor in the group.
-const OTHERS: u32 = 0o007;
+pub(super) const OTHERS: u32 = 0o007;
 
 /// What the directory is used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,7 +166,7 @@ const PEM_HINT: &str =
     "the files are PEM: -----BEGIN CERTIFICATE----- or -----BEGIN PRIVATE KEY-----";
 
 /// Reads a file that `check` is content with.
-fn read(
+pub(super) fn read(
     path: &Path,
     check: impl FnOnce(&File) -> Result<(), UserError>,
 ) -> Result<Vec<u8>, UserError> {
@@ -193,6 +193,6 @@ fn unreadable(path: &Path, error: &io::Error) -> UserError {
     wrong(path, words).of_kind(kind)
 }
 
-fn wrong(path: &Path, what: &str) -> UserError {
+pub(super) fn wrong(path: &Path, what: &str) -> UserError {
     UserError::new(ErrorCode::TlsFiles, format!("{}: {what}", path.display()))
 }

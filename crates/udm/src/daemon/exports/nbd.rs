@@ -51,16 +51,38 @@ impl Plan {
     /// `BadAddress`, `TlsFiles`.
     pub(super) fn parse(address: &str, tls: Option<&Tls>) -> Result<Plan, UserError> {
         let address = Address::parse(address)?;
-        let tls = tls.map(|tls| {
-            let credentials = Credentials {
-                dir: PathBuf::from(&tls.certificates),
-                is_required: tls.required.unwrap_or(true),
-                verify_peer: tls.verify_peer.unwrap_or(false),
-            };
-            credentials.load()
-        });
-        Ok(Plan { address, tls: tls.transpose()? })
+        Ok(Plan { address, tls: tls.map(settings).transpose()? })
     }
+}
+
+/// Reads the files of TLS.
+fn settings(tls: &Tls) -> Result<TlsSettings, UserError> {
+    let is_required = tls.required.unwrap_or(true);
+    let verify_peer = tls.verify_peer.unwrap_or(false);
+    let refuse = |what: &str| Err(UserError::new(ErrorCode::BadParameter, what));
+    match (&tls.certificates, &tls.psk) {
+        (Some(dir), None) => {
+            Credentials { dir: PathBuf::from(dir), is_required, verify_peer }.load()
+        }
+        (None, Some(_)) if verify_peer => {
+            refuse("tls: verify_peer is for certificates; a key says already who a client is")
+        }
+        (None, Some(file)) => with_keys(Path::new(file), is_required),
+        (Some(_), Some(_)) | (None, None) => refuse("tls: give either certificates or psk"),
+    }
+}
+
+#[cfg(feature = "tls-psk")]
+fn with_keys(file: &Path, is_required: bool) -> Result<TlsSettings, UserError> {
+    let keys = udm_front::nbd::tls::keys::SharedKeys::load(file)?;
+    Ok(TlsSettings::with_keys(keys, is_required))
+}
+
+#[cfg(not(feature = "tls-psk"))]
+fn with_keys(_file: &Path, _is_required: bool) -> Result<TlsSettings, UserError> {
+    let what = "this udm was built without TLS by pre-shared keys";
+    Err(UserError::new(ErrorCode::BadParameter, what)
+        .hint("build it with the feature tls-psk, or use certificates"))
 }
 
 impl super::Plan for Plan {
