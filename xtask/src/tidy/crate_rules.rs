@@ -15,7 +15,7 @@ use super::{Finding, Sources};
 const NO_STD: [&str; 5] = ["udm-types", "udm-lane", "udm-core", "udm-meta", "udm-targets"];
 
 /// Where unsafe code may be: a file, or a folder with `/` at its end, and the reason.
-const UNSAFE_PLACES: [(&str, &str); 9] = [
+const UNSAFE_PLACES: [(&str, &str); 10] = [
     ("crates/udm-driver/", "hands addresses to the kernel"),
     ("crates/udm-preload/", "stands in for C functions"),
     ("crates/udm-lane/src/buffer.rs", "memory the kernel writes into"),

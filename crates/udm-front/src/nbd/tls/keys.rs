@@ -4,8 +4,8 @@
 //! alice:d543770c15ad93d76d3c2a4d35c4c0ab     a line for each; the secret is hex
 //! ```
 //!
-//! The file is the one that nbdkit takes and GnuTLS's `psktool` writes. [`SharedKeys`] is read once,
-//! when an export starts; a [`KeyChannel`] is one connection's records, with the interface of
+//! The file is the one that nbdkit takes and GnuTLS's `psktool` writes. [`SharedKeys`] is read
+//! once, when an export starts; a [`KeyChannel`] is one connection's records, with the interface of
 //! `channel.rs`. TLS 1.3 only, with an exchange of keys of the moment, so that a secret that is
 //! stolen later opens nothing that was said before.
 //!
@@ -37,8 +37,8 @@ const KEYS_MAX: usize = 256;
 /// Shorter secrets can be guessed (RFC 9257).
 const SECRET_BYTES_MIN: usize = 16;
 
-/// AES-GCM and ChaCha20-Poly1305, P-256 and others; a numbered policy never changes. It knows TLS 1.2 as well, which
-/// has no such keys, so that nobody gets through with it.
+/// AES-GCM and ChaCha20-Poly1305, P-256 and others; a numbered policy never changes. Whatever it
+/// knows of TLS 1.2, which has no such keys, leads nowhere.
 const POLICY: &str = "20240503";
 
 /// Room for a record beyond its plaintext.
