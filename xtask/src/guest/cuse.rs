@@ -92,8 +92,13 @@ fn try_guest(root: &Path, dir: &Path, udm: PathBuf, args: &Args) -> Result<(), F
     };
     let kernel = kernel(root, None)?;
     machine::pack(dir, &kernel, &contents)?;
-    let machine =
-        Machine { kernel: &kernel, memory_mib: 1024, limit_s: LIMIT_S, words: "", devices: &[] };
+    let machine = Machine {
+        kernel: Some(&kernel),
+        memory_mib: 1024,
+        limit_s: LIMIT_S,
+        words: "",
+        devices: &[],
+    };
     let (mut said, mut tests, mut nobody) = (Vec::new(), BTreeMap::new(), String::new());
     let told = machine::follow(machine::start(dir, &machine)?, |line| {
         if let Some(line) = line.strip_prefix("program ") {

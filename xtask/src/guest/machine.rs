@@ -40,7 +40,8 @@ pub(super) struct Contents<'a> {
 
 /// How a guest is started.
 pub(super) struct Machine<'a> {
-    pub(super) kernel: &'a Kernel,
+    /// If there is none, the machine's firmware finds it on a disk.
+    pub(super) kernel: Option<&'a Kernel>,
     pub(super) memory_mib: u32,
     pub(super) limit_s: u32,
     /// More words for the kernel's command line, which the script reads.
@@ -104,6 +105,11 @@ fn archive(kernel: &Kernel, contents: &Contents<'_>) -> Result<Vec<u8>, Failed> 
     Ok(archive.finish())
 }
 
+/// What the kernel is told, with these words for the script.
+pub(super) fn command_line(words: &str) -> String {
+    format!("{COMMAND_LINE} {words}")
+}
+
 /// Starts a guest that was packed into this folder.
 pub(super) fn start(dir: &Path, machine: &Machine<'_>) -> Result<Child, Failed> {
     let mut command = Command::new("timeout");
@@ -116,12 +122,12 @@ pub(super) fn start(dir: &Path, machine: &Machine<'_>) -> Result<Child, Failed> 
         .arg("-object")
         .arg(format!("memory-backend-memfd,id=mem,size={}M,share=on", machine.memory_mib))
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .arg("-kernel")
-        .arg(&machine.kernel.image)
-        .args(["-initrd", "initrd", "-append"])
-        .arg(format!("{COMMAND_LINE} {}", machine.words))
         .args(["-serial", "stdio"])
         .args(machine.devices);
+    if let Some(kernel) = machine.kernel {
+        command.arg("-kernel").arg(&kernel.image).args(["-initrd", "initrd", "-append"]);
+        command.arg(command_line(machine.words));
+    }
     command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped());
     command.spawn().map_err(Failed::to("start qemu-system-x86_64"))
 }
@@ -167,6 +173,11 @@ impl Told {
     /// Fails with the end of the console if the last words did not begin like this.
     pub(super) fn expect_last_to_begin(&self, wanted: &str) -> Result<(), Failed> {
         self.expect(self.last.starts_with(wanted), wanted)
+    }
+
+    /// Whether it said this.
+    pub(super) fn has(&self, words: &str) -> bool {
+        self.console.iter().any(|line| line.trim().strip_prefix("udm: ") == Some(words))
     }
 
     fn expect(&self, is_right: bool, wanted: &str) -> Result<(), Failed> {

@@ -9,6 +9,7 @@
 //! The tricky case is a guest that hangs: QEMU is started under `timeout`, and the end of its
 //! console is shown.
 
+mod boot;
 mod cuse;
 mod host;
 mod kernel;

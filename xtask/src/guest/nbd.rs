@@ -58,7 +58,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let plain = export("vm", &[])?;
     let secured = export("tls", &["--tls-certificates", &host.path("")])?;
     let machine = Machine {
-        kernel: &kernel,
+        kernel: Some(&kernel),
         memory_mib: 512,
         limit_s: LIMIT_S,
         words: &format!("udm_rounds={} udm_port={plain} udm_tls={secured}", args.rounds),

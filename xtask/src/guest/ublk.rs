@@ -53,7 +53,7 @@ fn try_guest(root: &Path, dir: &Path, built: &[PathBuf], args: &Args) -> Result<
     let kernel = kernel(root, args.kernel.as_deref())?;
     machine::pack(dir, &kernel, &contents)?;
     let machine = Machine {
-        kernel: &kernel,
+        kernel: Some(&kernel),
         memory_mib: 1024,
         limit_s: LIMIT_S + args.kills * KILL_S,
         words: &format!("udm_rounds={} udm_kills={}", args.rounds, args.kills),

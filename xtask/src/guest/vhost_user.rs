@@ -1,13 +1,15 @@
-//! A guest's root file system is a mapped device: QEMU is the vhost-user client.
+//! A guest boots from mapped devices and has its root file system on one: QEMU is the client.
 //!
-//! The disk's ext4 is made here, with all programs in it. An initial file system only mounts it;
-//! from then on everything the guest runs is read from the device. It writes files in rounds,
-//! drops its caches and reads them back, while fio verifies what it writes itself. After each line
-//! it prints, the host does something to the device below: it swaps the table, grows the disk (and
-//! the guest its file system, in use), or kills the daemon and starts it again. At the end the
-//! guest fills the disk to its new end; its kernel must have seen no error, and fsck must find
-//! nothing here.
+//! The machine starts as machines do: its firmware reads a boot loader from one mapped device, the
+//! loader reads a kernel and an initial file system, and that mounts the root, on another. Its ext4
+//! is made here, with all programs in it; everything the guest runs is read from the device. It
+//! writes files in rounds, drops its caches and reads them back, while fio verifies what it writes
+//! itself. After each line it prints, the host does something to the device below: it swaps the
+//! table, grows the disk (and the guest its file system, in use), or kills the daemon and starts it
+//! again. At the end the guest fills the disk to its new end; its kernel must have seen no error,
+//! and fsck must find nothing here.
 
+use super::boot;
 use super::host::{Host, START_SECTORS};
 use super::kernel::kernel;
 use super::machine::{self, Contents, LIMIT_S, Machine};
@@ -35,7 +37,7 @@ pub(crate) struct Args {
 /// Runs a guest to its end.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let mut host = Host::start(root, args.udm.as_ref())?;
-    let boot = Contents {
+    let first = Contents {
         init: concat!(include_str!("common-init"), include_str!("boot-init")),
         modules: &MODULES,
         programs: &[],
@@ -48,20 +50,25 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         built: &[],
     };
     let kernel = kernel(root, args.kernel.as_deref())?;
-    machine::pack(&host.dir, &kernel, &boot)?;
+    machine::pack(&host.dir, &kernel, &first)?;
     machine::make_root(&host.dir, &kernel, &disk, &host.image(), START_SECTORS)?;
     host.udm(&["export", "vm", "--vhost-user", &host.path("vm.sock")])?;
+    let words = format!("udm_rounds={}", args.rounds);
+    let by_loader = boot::is_possible();
+    let mut devices = disk_arguments("vm", "num-queues=2");
+    if by_loader {
+        boot::make(&host.dir, &kernel, &machine::command_line(&words))?;
+        let table = format!("0 {} linear {} 0", boot::LEN_SECTORS, host.path("boot.img"));
+        host.udm(&["create", "boot", "--table", &table])?;
+        host.udm(&["export", "boot", "--vhost-user", &host.path("boot.sock")])?;
+        devices.extend(disk_arguments("boot", "bootindex=1"));
+    }
     let machine = Machine {
-        kernel: &kernel,
+        kernel: if by_loader { None } else { Some(&kernel) },
         memory_mib: 512,
         limit_s: LIMIT_S,
-        words: &format!("udm_rounds={}", args.rounds),
-        devices: &[
-            "-chardev",
-            "socket,id=disk,path=vm.sock,reconnect=1",
-            "-device",
-            "vhost-user-blk-pci,chardev=disk,num-queues=2",
-        ],
+        words: &words,
+        devices: &devices.iter().map(String::as_str).collect::<Vec<_>>(),
     };
     let qemu = machine::start(&host.dir, &machine)?;
     let told = machine::follow(qemu, |said| answer(&mut host, said))?;
@@ -69,8 +76,21 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let mut fsck = Command::new("e2fsck");
     run_command(&host.dir, fsck.arg("-fn").arg(host.image()))?;
     let (rounds, swaps, kills) = (args.rounds, host.swaps, host.kills);
+    if by_loader && !told.has("loader") {
+        return Err(Failed::new("the guest was not started by the boot loader"));
+    }
     println!("{rounds} rounds, {swaps} swaps, {kills} kills of the daemon: all is well");
     Ok(())
+}
+
+/// QEMU's arguments for a disk at a socket of this name.
+fn disk_arguments(name: &str, more: &str) -> Vec<String> {
+    vec![
+        "-chardev".to_owned(),
+        format!("socket,id={name},path={name}.sock,reconnect=1"),
+        "-device".to_owned(),
+        format!("vhost-user-blk-pci,chardev={name},{more}"),
+    ]
 }
 
 /// Does something to the device after a line of the guest.

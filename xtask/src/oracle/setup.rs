@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Packages, and the program that shows that one is there.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 12] = [
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("busybox-static", "busybox"),
     ("dmsetup", "dmsetup"),
@@ -26,6 +26,9 @@ const PACKAGES: [(&str, &str); 9] = [
     ("libc-bin", "ldd"),
     ("tar", "tar"),
     ("nbd-client", "nbd-client"),
+    ("syslinux", "syslinux"),
+    ("mtools", "mcopy"),
+    ("dosfstools", "mkfs.vfat"),
 ];
 /// Packages that depend on the kernel image to take; the first that exists.
 const KERNELS: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
