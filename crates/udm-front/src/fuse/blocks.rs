@@ -33,7 +33,10 @@ impl MountServer {
             return;
         }
         if !self.is_home() {
-            return self.tell_home(TeamNote::Crowded, cx);
+            if !std::mem::replace(&mut self.has_asked, true) {
+                self.tell_home(TeamNote::Crowded, cx);
+            }
+            return;
         }
         let Some((place, holds)) = self.team.invite() else { return };
         for (patch, change) in holds {
@@ -62,6 +65,7 @@ impl MountServer {
             TeamNote::Crowded => self.crowded(cx),
             TeamNote::Asleep { mate } => {
                 self.team.sleeps(mate);
+                self.tell_awake(|| TeamNote::Rested, cx);
                 if self.free == 0 {
                     self.crowded(cx);
                 }
@@ -77,6 +81,7 @@ impl MountServer {
                 }
             }
             TeamNote::Done { patch } => self.patch_done(patch, cx),
+            TeamNote::Rested => self.has_asked = false,
             TeamNote::Invite => {
                 self.home = Some(from);
                 self.wake_up(cx);

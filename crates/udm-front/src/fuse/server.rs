@@ -184,6 +184,9 @@ pub struct MountServer {
     reads: bool,
     /// A mate that has been invited and has not said that it sleeps.
     is_awake: bool,
+    /// A mate that has asked for help, and knows of nobody who has gone to sleep since. Those who
+    /// come ask for themselves.
+    pub(super) has_asked: bool,
     pub(super) draining: bool,
     /// Nothing will be said or done any more.
     has_left: bool,
@@ -264,6 +267,7 @@ impl MountServer {
             team: Team::default(),
             reads: false,
             is_awake: false,
+            has_asked: false,
             draining: false,
             has_left: false,
             done: Vec::new(),
@@ -291,7 +295,7 @@ impl MountServer {
         if self.draining {
             return;
         }
-        (self.reads, self.is_awake) = (true, true);
+        (self.reads, self.is_awake, self.has_asked) = (true, true, false);
         self.turn = Turn { at: cx.now(), messages: 2, lull: 0 };
         if self.slots.is_empty() {
             self.slots.extend((0..SLOTS).map(|_| {

@@ -73,6 +73,8 @@ pub(super) enum TeamNote {
     },
     /// To a mate: read.
     Invite,
+    /// To a mate: another one sleeps, so that asking for help makes sense again.
+    Rested,
     /// To a mate: let nobody change these blocks.
     Hold {
         /// For this patch.
