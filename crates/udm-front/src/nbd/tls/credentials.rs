@@ -183,7 +183,7 @@ fn is_encrypted(bytes: &[u8]) -> bool {
     has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED")
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> UserError {
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> UserError {
     let words = error.to_string();
     let words = words.split(" (os error").next().unwrap_or_default();
     let kind = match error.kind() {

@@ -16,7 +16,7 @@
 //! against attackers who measure time, which the suites of TLS 1.3 give nothing to measure. We do
 //! not wait: the connection ends without an alert.
 
-use super::credentials::{OTHERS, read, wrong};
+use super::credentials::{OTHERS, read, unreadable, wrong};
 use super::pipes::Piped;
 use super::{Broken, Opened, RECEIVE_BYTES_MAX, RECORD_BYTES_MAX};
 use s2n_tls::config::{self, Config};
@@ -61,7 +61,7 @@ impl SharedKeys {
     /// `TlsFiles`, with the file, the line and what is wrong with it.
     pub fn load(path: &Path) -> Result<SharedKeys, UserError> {
         let bytes = read(path, |file| {
-            let mode = file.metadata().map_or(0, |found| found.mode());
+            let mode = file.metadata().map_err(|error| unreadable(path, &error))?.mode();
             if mode & OTHERS == 0 {
                 return Ok(());
             }
