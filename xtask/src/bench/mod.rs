@@ -12,6 +12,8 @@ mod multipath;
 mod nbd;
 mod vhost;
 
+pub(crate) use nbd::wire;
+
 use crate::steps::Failed;
 use std::io::{self, IsTerminal};
 use std::path::Path;

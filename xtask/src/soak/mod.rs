@@ -12,7 +12,8 @@
 //! | `daemon.rs` | udm, and asking it |
 //! | `load.rs` | fio with verification, pass after pass |
 //! | `compress/` | an ext4 on a compress device: power cuts and kills of the daemon |
-//! | `fuse.rs` | a device as a file: kills of the daemon while writers use it |
+//! | `kills.rs` | kills of the daemon while writers use a device |
+//! | `fuse.rs`, `nbd.rs` | by which front end they do |
 //! | `file_system.rs` | an ext4 copied in under abuse, copied out and checked |
 
 mod chaos;
@@ -20,8 +21,10 @@ mod compress;
 pub(crate) mod daemon;
 mod file_system;
 mod fuse;
+mod kills;
 mod load;
 mod multipath;
+mod nbd;
 mod path;
 
 use crate::steps::Failed;
@@ -42,7 +45,9 @@ enum Subject {
     /// An ext4 on a compress device: power cuts, and kills of the daemon.
     Compress(compress::Args),
     /// A device in use as a file: kills of the daemon.
-    Fuse(fuse::Args),
+    Fuse(kills::Args),
+    /// NBD clients with many writes under way: kills of the daemon.
+    Nbd(kills::Args),
 }
 
 /// Soaks one subject.
@@ -51,6 +56,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
         Subject::Multipath(args) => multipath::run(root, args),
         Subject::Compress(args) => compress::run(root, args),
         Subject::Fuse(args) => fuse::run(root, args),
+        Subject::Nbd(args) => nbd::run(root, args),
     }
 }
 
@@ -58,7 +64,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 pub(crate) fn short(root: &Path) -> Result<(), Failed> {
     multipath::run(root, &multipath::Args::short())?;
     compress::run(root, &compress::Args::short())?;
-    fuse::run(root, &fuse::Args::short())
+    fuse::run(root, &kills::Args::short())?;
+    nbd::run(root, &kills::Args::short())
 }
 
 /// Lets time pass. Abuse has a rhythm; nothing is waited for in this way.

@@ -1,4 +1,4 @@
-//! One entry that drives the whole pure half with bytes somebody else chose.
+//! One entry that drives the whole pure half with bytes somebody else chose; [`tls`] is another.
 //!
 //! Used by libFuzzer, by the seeded test below and by nothing in production. The device is 64 KiB
 //! of memory. The input is a complete client side of a connection, from the client flags on.
@@ -10,6 +10,8 @@
 //!
 //! The tricky case is a write's payload, which the session leaves to its caller: it is taken here
 //! as a connection does, possibly over several receives.
+
+pub mod tls;
 
 use super::export::{ExportDescription, ExportList};
 use super::negotiate::{Agreed, Negotiation, Progress, TlsPolicy, greeting};
@@ -77,6 +79,8 @@ struct Peer {
     stage: Stage,
     device: Vec<u8>,
     out: Vec<u8>,
+    /// STARTTLS was answered.
+    wants_tls: bool,
 }
 
 enum Stage {
@@ -97,6 +101,7 @@ impl Peer {
             stage: Stage::Negotiating(Negotiation::new(TlsPolicy::Off)),
             device: vec![0; DEVICE_BYTES],
             out: greeting().to_vec(),
+            wants_tls: false,
         }
     }
 
@@ -132,8 +137,11 @@ impl Peer {
         match progress {
             Progress::NeedMore => return false,
             Progress::Continue => {}
-            // Never with this policy; TLS is fuzzed by itself.
-            Progress::StartTls => self.stage = Stage::Over,
+            // Only where TLS is fuzzed.
+            Progress::StartTls => {
+                self.wants_tls = true;
+                return false;
+            }
             Progress::Agreed(agreed) => self.stage = transmitting(&agreed),
             Progress::Ended(_) => self.stage = Stage::Over,
         }

@@ -341,30 +341,74 @@ fn short_lived(records: u64) -> CryptoProvider {
     provider
 }
 
-#[test]
-fn keys_are_changed_without_a_pause() {
-    let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
+/// A server's settings whose own keys last so many records; `ours`: the records after the handshake
+/// are sealed by us and not by rustls.
+fn short_lived_settings(trust: &Trust, records: u64, ours: bool) -> TlsSettings {
     let read = |name| std::fs::read(trust.dir.path().join(name)).expect("made");
     let cert = CertificateDer::from_pem_slice(&read("server-cert.pem")).expect("a certificate");
     let key = PrivateKeyDer::from_pem_slice(&read("server-key.pem")).expect("a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(short_lived(20)))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(short_lived(records)))
         .with_protocol_versions(&[&version::TLS13])
         .expect("a version we have")
         .with_no_client_auth()
         .with_single_cert(vec![cert], key)
         .expect("they fit");
-    let tls = TlsSettings::new(Arc::new(config), true);
-    let served = rig.serve_tls(vec![rig.export(DEVICE, false)], tls);
-    let mut client = Client::secured(secured(&rig, &served, &trust), Style::Structured, "");
-    let data = pattern(5, 1 << 20);
-    for round in 0..100 {
-        let len = if round % 10 == 0 { data.len() } else { 4096 };
-        assert_eq!(client.write(0, 0, &data[..len]), 0);
-        assert!(client.ask(READ, 0, 0, len as u64).data == data[..len]);
-        if round % 7 == 0 {
-            client.stream.conn.refresh_traffic_keys().expect("possible in this version");
+    config.enable_secret_extraction = ours;
+    TlsSettings::new(Arc::new(config), true)
+}
+
+#[test]
+fn keys_are_changed_without_a_pause() {
+    for ours in [true, false] {
+        let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
+        let tls = short_lived_settings(&trust, 20, ours);
+        let served = rig.serve_tls(vec![rig.export(DEVICE, false)], tls);
+        let mut client = Client::secured(secured(&rig, &served, &trust), Style::Structured, "");
+        let data = pattern(5, 1 << 20);
+        for round in 0..100 {
+            let len = if round % 10 == 0 { data.len() } else { 4096 };
+            assert_eq!(client.write(0, 0, &data[..len]), 0);
+            assert!(client.ask(READ, 0, 0, len as u64).data == data[..len]);
+            if round % 7 == 0 {
+                client.stream.conn.refresh_traffic_keys().expect("possible in this version");
+            }
         }
     }
+}
+
+#[test]
+fn a_change_of_keys_right_after_the_handshake_is_taken() {
+    let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
+    let served = rig.serve_tls(vec![rig.export(DEVICE, false)], trust.load(true, false));
+    let TlsStream { mut conn, mut sock } = secured(&rig, &served, &trust);
+    // The last message of the handshake, two changes of keys and the first request in one piece.
+    conn.write_tls(&mut sock).expect("sent");
+    while conn.is_handshaking() {
+        conn.read_tls(&mut sock).expect("received");
+        conn.process_new_packets().expect("the server's part");
+    }
+    conn.refresh_traffic_keys().expect("possible in this version");
+    conn.refresh_traffic_keys().expect("possible in this version");
+    let mut client = Client::secured(StreamOwned::new(conn, sock), Style::Extended, "");
+    assert_eq!(client.write(0, 0, &pattern(9, 4096)), 0);
+    assert!(client.ask(READ, 0, 0, 4096).data == pattern(9, 4096));
+}
+
+#[test]
+fn a_client_that_only_changes_keys_is_ended() {
+    let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
+    let served = rig.serve_tls(vec![rig.export(DEVICE, false)], trust.load(true, false));
+    let mut client = Client::secured(secured(&rig, &served, &trust), Style::Simple, "");
+    for _ in 0..30 {
+        client.stream.conn.refresh_traffic_keys().expect("possible in this version");
+    }
+    assert_eq!(client.ask(READ, 0, 0, 512).error, 0, "many are fine");
+    for _ in 0..40 {
+        client.stream.conn.refresh_traffic_keys().expect("possible in this version");
+    }
+    let _ = client.stream.flush();
+    let error = client.stream.read(&mut [0; 1]).expect_err("ended").to_string();
+    assert!(error.contains("UnexpectedMessage"), "{error}");
 }
 
 #[test]

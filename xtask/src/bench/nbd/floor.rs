@@ -152,6 +152,7 @@ impl Connection {
                     store.write(range, &self.input[data..data + len])?;
                     (REQUEST_BYTES + len, 0..0)
                 }
+                Op::Flush => (REQUEST_BYTES, 0..0),
                 Op::Disconnect => {
                     goes_on = false;
                     break;

@@ -16,7 +16,8 @@ mod report;
 mod servers;
 #[cfg(test)]
 mod tests;
-mod wire;
+mod tls;
+pub(crate) mod wire;
 
 use super::lab::machine;
 use super::progress;
@@ -74,12 +75,16 @@ pub(crate) struct Args {
     /// Folder for the files behind the file servers (default: below the build's target folder).
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Measure only servers whose name contains this; may be repeated.
+    /// Measure only servers whose name contains this; may be repeated. `tls` alone is a page of
+    /// its own: TLS beside nbdkit's.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// Measure only cases whose name contains this ("read 4x", "write 1x32"); may be repeated.
     #[arg(long, value_name = "TEXT")]
     case: Vec<String>,
+    /// With `--only tls`: a udm that is built already, instead of a release build.
+    #[arg(long, value_name = "PATH")]
+    udm: Option<PathBuf>,
     /// Write the tables to this Markdown file.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
@@ -114,6 +119,12 @@ pub(crate) fn run_floor(args: &FloorArgs) -> Result<(), Failed> {
 
 /// Measures everything and prints it.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
+    if args.only == ["tls"] {
+        let Args { rounds, window_ms, size_mib, case, udm, .. } = args;
+        let (rounds, window_ms, size_mib) = (*rounds, *window_ms, *size_mib);
+        let order = tls::Order { udm: udm.as_ref(), rounds, window_ms, size_mib, case };
+        return publish(root, args, &tls::page(root, &order)?);
+    }
     if cfg!(debug_assertions) {
         let mut command = cargo(&["run", "--quiet", "--release", "--package", "xtask", "--"]);
         command.args(std::env::args_os().skip(1));
@@ -134,7 +145,11 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     // Both folders are ours; what cannot be removed is named by the operating system's cleaner.
     let _removed = fs::remove_dir_all(&scratch);
     let _removed = fs::remove_dir_all(&files);
-    let text = result?;
+    publish(root, args, &result?)
+}
+
+/// Prints a page, and writes it where it was asked for.
+fn publish(root: &Path, args: &Args, text: &str) -> Result<(), Failed> {
     println!("{text}");
     if let Some(page) = &args.write {
         let page = root.join(page);

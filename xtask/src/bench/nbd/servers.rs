@@ -51,6 +51,52 @@ pub(crate) struct Spec {
     then: Vec<Vec<String>>,
     control: Option<PathBuf>,
     socket: PathBuf,
+    is_secret: bool,
+}
+
+impl Spec {
+    /// Whether clients have to use TLS.
+    pub(crate) fn is_secret(&self) -> bool {
+        self.is_secret
+    }
+
+    /// udm over memory; with the certificates in the folder, or in the clear.
+    pub(crate) fn udm_by_tls(udm: &Path, dir: &Path, size_bytes: u64, is_secret: bool) -> Spec {
+        let name = if is_secret { "udm, TLS" } else { "udm, in the clear" };
+        let socket = dir.join(format!("udm-{is_secret}.sock"));
+        let program = PathBuf::from(format!("mem:{size_bytes}"));
+        let mut spec = Spec::over_memory(name, Role::Udm, program, socket, is_secret);
+        spec.export = "d";
+        as_udm(&mut spec, &Place { scratch: dir, files: dir, udm, size_bytes });
+        if let (true, Some(export)) = (is_secret, spec.then.last_mut()) {
+            export.extend(["--tls-certificates".to_owned(), dir.display().to_string()]);
+        }
+        spec
+    }
+
+    /// nbdkit over memory, likewise.
+    pub(crate) fn nbdkit_by_tls(dir: &Path, size_bytes: u64, is_secret: bool) -> Spec {
+        let name = if is_secret { "nbdkit, TLS" } else { "nbdkit, in the clear" };
+        let socket = dir.join(format!("nbdkit-{is_secret}.sock"));
+        let line = format!("-f -U {} ", socket.display());
+        let tls = format!("--tls=require --tls-certificates={} ", dir.display());
+        let line = line + if is_secret { &tls } else { "" } + &format!("memory {size_bytes}");
+        let mut spec = Spec::over_memory(name, Role::Peer, "nbdkit".into(), socket, is_secret);
+        spec.arguments = line.split(' ').map(str::to_owned).collect();
+        spec
+    }
+
+    fn over_memory(
+        name: &'static str,
+        role: Role,
+        program: PathBuf,
+        socket: PathBuf,
+        is_secret: bool,
+    ) -> Spec {
+        let (backing, export, control) = (Backing::Memory, "", None);
+        let (arguments, then) = (Vec::new(), Vec::new());
+        Spec { name, backing, role, export, program, arguments, then, control, socket, is_secret }
+    }
 }
 
 /// Where things are.
@@ -75,8 +121,19 @@ pub(crate) fn all(place: &Place<'_>) -> Result<Vec<Spec>, Failed> {
         let file = place.files.join(format!("{}.img", specs.len()));
         let line = words(&arguments(&socket.display().to_string(), &file.display().to_string()));
         let (program, arguments) = (PathBuf::from(&line[0]), line[1..].to_vec());
-        let (then, control) = (Vec::new(), None);
-        let spec = Spec { name, backing, role, export, program, arguments, then, control, socket };
+        let (then, control, is_secret) = (Vec::new(), None, false);
+        let spec = Spec {
+            name,
+            backing,
+            role,
+            export,
+            program,
+            arguments,
+            then,
+            control,
+            socket,
+            is_secret,
+        };
         specs.push((spec, file));
     };
     add("floor, one block", Backing::Nothing, Role::Floor, "", &|socket, _| {

@@ -1,4 +1,4 @@
-//! The little of the NBD protocol that the load client and the floor server need.
+//! The little of the NBD protocol that the load client, the floor server and the soak need.
 //!
 //! Fixed newstyle handshake with `NBD_OPT_GO`, then READ and WRITE with simple replies, which
 //! every server speaks. Written against the protocol's text and sharing nothing with `udm-front`,
@@ -39,6 +39,7 @@ pub(crate) enum Op {
     Read,
     Write,
     Disconnect,
+    Flush,
 }
 
 /// A request's head.
@@ -57,6 +58,7 @@ impl Request {
             Op::Read => 0,
             Op::Write => 1,
             Op::Disconnect => 2,
+            Op::Flush => 3,
         };
         let mut bytes = [0; REQUEST_BYTES];
         bytes[0..4].copy_from_slice(&REQUEST.to_be_bytes());
@@ -76,6 +78,7 @@ impl Request {
             0 => Op::Read,
             1 => Op::Write,
             2 => Op::Disconnect,
+            3 => Op::Flush,
             _ => return Err(broken("a command this server does not know")),
         };
         Ok(Request {
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn requests_and_replies_survive_the_wire() {
-        for op in [Op::Read, Op::Write, Op::Disconnect] {
+        for op in [Op::Read, Op::Write, Op::Disconnect, Op::Flush] {
             let request = Request { op, cookie: 7 << 40, offset_bytes: 1 << 33, len_bytes: 4096 };
             assert_eq!(Request::decode(&request.encode()).ok(), Some(request));
         }

@@ -2,7 +2,7 @@
 //!
 //! Used by the connection with bytes it has received and memory it is about to send; nothing here
 //! touches a socket, waits or grows. It stands on the unbuffered interface of rustls, which works
-//! on slices we own.
+//! on slices we own. When a handshake of TLS 1.3 is over, `records` takes the connection over.
 //!
 //! Rules. One record is opened at a time, and only if its plaintext has a place to go, so a slow
 //! device makes us stop reading from the socket, as without TLS. What rustls itself has to say (its
@@ -18,12 +18,13 @@
 //! at every call, and would open the next record, which has no place to go. It is shown exactly
 //! what it has seen before: all up to `shown` if it found no whole record in that, nothing
 //! otherwise. It keeps no part of a message across a record of requests, so both are the truth.
+//! And until the handshake is over, it is shown one record at a time, so that it has seen nothing
+//! beyond the client's last message when the keys are taken over: it would have changed them for
+//! an early change of keys, and not have told anybody.
 
+use super::records::{Content, Records};
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus,
-};
 use std::sync::Arc;
 use udm_lane::Payload;
 
@@ -31,7 +32,7 @@ use udm_lane::Payload;
 pub(crate) const RECORD_BYTES_MAX: usize = 16 << 10;
 
 /// What a record needs beyond its plaintext, with a change of keys in front of it; generously.
-const OVERHEAD_BYTES: usize = 256;
+pub(super) const OVERHEAD_BYTES: usize = 256;
 
 /// Room for what is received at once, behind the rest of what came before.
 pub(crate) const RECEIVE_BYTES_MAX: usize = 64 << 10;
@@ -60,18 +61,32 @@ pub(crate) enum Opened {
     Ended,
 }
 
+/// Who makes and reads the records.
+pub(super) enum Layer {
+    /// The handshake, and all of TLS 1.2.
+    Rustls(Box<UnbufferedServerConnection>),
+    /// TLS 1.3 after the handshake.
+    Ours(Box<Records>),
+    /// Nobody: the keys could not be taken over.
+    Nobody,
+}
+
 /// One connection's TLS.
 pub(crate) struct Channel {
-    tls: UnbufferedServerConnection,
-    incoming: Vec<u8>,
-    start: usize,
-    end: usize,
+    pub(super) layer: Layer,
+    /// Whether [`Records`] may have the keys.
+    pub(super) may_take_over: bool,
+    pub(super) incoming: Vec<u8>,
+    pub(super) start: usize,
+    pub(super) end: usize,
     /// Up to here rustls has looked and found no whole record.
-    shown: usize,
-    owed: Vec<u8>,
-    /// Plaintext on its way into a record, since replies lie in several pieces.
-    plain: Vec<u8>,
-    is_broken: bool,
+    pub(super) shown: usize,
+    /// Up to here it may look, while it has the handshake.
+    pub(super) allowed: usize,
+    pub(super) owed: Vec<u8>,
+    /// Plaintext on its way into a record of rustls, since replies lie in several pieces.
+    pub(super) plain: Vec<u8>,
+    pub(super) is_broken: bool,
 }
 
 impl Channel {
@@ -80,12 +95,16 @@ impl Channel {
     /// # Errors
     /// If the configuration is not one for servers without a transport of their own.
     pub(crate) fn new(config: Arc<ServerConfig>) -> Result<Channel, Broken> {
+        let may_take_over = config.enable_secret_extraction;
+        let tls = UnbufferedServerConnection::new(config).map_err(|_| Broken)?;
         Ok(Channel {
-            tls: UnbufferedServerConnection::new(config).map_err(|_| Broken)?,
+            layer: Layer::Rustls(Box::new(tls)),
+            may_take_over,
             incoming: vec![0; RECEIVE_BYTES_MAX + REST_BYTES_MAX],
             start: 0,
             end: 0,
             shown: 0,
+            allowed: 0,
             owed: Vec::new(),
             plain: vec![0; RECORD_BYTES_MAX],
             is_broken: false,
@@ -105,6 +124,7 @@ impl Channel {
         if self.incoming.len() - self.end < len_bytes {
             self.incoming.copy_within(self.start..self.end, 0);
             self.shown -= self.start;
+            self.allowed = self.allowed.saturating_sub(self.start);
             (self.start, self.end) = (0, rest);
         }
         self.end += len_bytes;
@@ -128,45 +148,41 @@ impl Channel {
             if self.owed.len() > OWED_BYTES_MAX {
                 return Ok(Opened::MustSend);
             }
-            let UnbufferedStatus { mut discard, state } =
-                self.tls.process_tls_records(&mut self.incoming[self.start..self.end]);
-            let opened = match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        // An error cannot be here: this interface has opened the record already.
-                        let Ok(record) = record else { break };
-                        sink(record.payload);
-                        discard += record.discard;
+            let opened = match &mut self.layer {
+                Layer::Rustls(_) => self.open_by_rustls(&mut sink),
+                Layer::Ours(records) => {
+                    let bytes = &mut self.incoming[self.start..self.end];
+                    match records.open(bytes) {
+                        Ok(None) => Ok(Some(Opened::NeedMore)),
+                        Ok(Some((len, content))) => {
+                            let opened = match content {
+                                Content::Plain(plain) => {
+                                    sink(plain);
+                                    Some(Opened::Record)
+                                }
+                                Content::Nothing => None,
+                                Content::Ended => Some(Opened::Ended),
+                            };
+                            self.start += len;
+                            self.shown = self.start;
+                            Ok(opened)
+                        }
+                        Err(alert) => {
+                            records.alert(alert, &mut self.owed);
+                            Err(Broken)
+                        }
                     }
-                    Some(Ok(Opened::Record))
                 }
-                Ok(ConnectionState::EncodeTlsData(data)) => {
-                    take_owed(data, &mut self.owed);
-                    None
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    None
-                }
-                Ok(ConnectionState::WriteTraffic(_) | ConnectionState::BlockedHandshake) => {
-                    Some(Ok(Opened::NeedMore))
-                }
-                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                    Some(Ok(Opened::Ended))
-                }
-                // Early data, which we do not offer, or what a later rustls may add.
-                Ok(_) | Err(_) => Some(Err(Broken)),
+                Layer::Nobody => Err(Broken),
             };
-            self.start += discard;
-            self.shown = self.start;
             match opened {
-                None => {}
-                Some(Ok(Opened::NeedMore)) => {
+                Ok(None) => {}
+                Ok(Some(Opened::NeedMore)) => {
                     self.shown = self.end;
                     return Ok(Opened::NeedMore);
                 }
-                Some(Ok(opened)) => return Ok(opened),
-                Some(Err(Broken)) => return Err(self.broken()),
+                Ok(Some(opened)) => return Ok(opened),
+                Err(Broken) => return Err(self.broken()),
             }
         }
     }
@@ -182,59 +198,34 @@ impl Channel {
         out: &mut [u8],
     ) -> Result<(usize, usize), Broken> {
         let mut written = self.give_owed(out);
-        let plain_bytes = plain.map_or(0, |plain| plain.len_bytes() as usize);
+        let Some(plain) = plain else { return Ok((written, 0)) };
+        let plain_bytes = plain.len_bytes() as usize;
         let mut sealed = 0;
         while sealed < plain_bytes && self.owed.is_empty() && !self.is_broken {
-            let shown = self.start..self.shown;
-            let UnbufferedStatus { discard, state } =
-                self.tls.process_tls_records(&mut self.incoming[shown]);
-            let mut went_on = true;
-            let sealing = match state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let mut sealing = Ok(());
-                    while let Some(plain) = plain
-                        && sealed < plain_bytes
-                        && out.len() - written >= RECORD_BYTES_MAX + OVERHEAD_BYTES
-                    {
-                        let len = RECORD_BYTES_MAX.min(plain_bytes - sealed);
-                        let record = &mut self.plain[..len];
-                        plain.copy_out(sealed as u64, record);
-                        match traffic.encrypt(record, &mut out[written..]) {
-                            Ok(len_bytes) => written += len_bytes,
-                            Err(EncryptError::InsufficientSize(_)) => break,
-                            Err(EncryptError::EncryptExhausted) => {
-                                sealing = Err(Broken);
-                                break;
-                            }
-                        }
-                        sealed += len;
-                    }
-                    went_on = false;
-                    sealing
-                }
-                Ok(ConnectionState::EncodeTlsData(data)) => {
-                    take_owed(data, &mut self.owed);
-                    Ok(())
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => {
-                    data.done();
-                    Ok(())
-                }
-                // The handshake is not over, or the connection is.
-                Ok(_) => {
-                    went_on = false;
-                    Ok(())
-                }
-                Err(_) => Err(Broken),
-            };
-            self.start += discard;
-            self.shown = self.shown.max(self.start);
-            if sealing.is_err() {
-                return Err(self.broken());
-            }
-            written += self.give_owed(&mut out[written..]);
-            if !went_on {
+            let len = RECORD_BYTES_MAX.min(plain_bytes - sealed);
+            if out.len() - written < Records::room_for(len) {
                 break;
+            }
+            match &mut self.layer {
+                Layer::Rustls(_) => {
+                    let (bytes, plain_bytes) =
+                        self.seal_by_rustls(plain, sealed, &mut out[written..])?;
+                    let bytes = bytes + self.give_owed(&mut out[written + bytes..]);
+                    written += bytes;
+                    sealed += plain_bytes;
+                    if bytes == 0 {
+                        break;
+                    }
+                }
+                Layer::Ours(records) => {
+                    let room = &mut out[written..];
+                    match records.seal(len, room, |place| plain.copy_out(sealed as u64, place)) {
+                        Ok(bytes) => written += bytes,
+                        Err(Broken) => return Err(self.broken()),
+                    }
+                    sealed += len;
+                }
+                Layer::Nobody => return Err(self.broken()),
             }
         }
         Ok((written, sealed))
@@ -242,17 +233,11 @@ impl Channel {
 
     /// Says that nothing more comes from us; the bytes of that are owed then.
     pub(crate) fn close(&mut self) {
-        let shown = self.start..self.shown;
-        let UnbufferedStatus { discard, state } =
-            self.tls.process_tls_records(&mut self.incoming[shown]);
-        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = state {
-            let mut notify = [0; OVERHEAD_BYTES];
-            if let Ok(len) = traffic.queue_close_notify(&mut notify) {
-                self.owed.extend_from_slice(&notify[..len]);
-            }
+        match &mut self.layer {
+            Layer::Rustls(_) => self.close_by_rustls(),
+            Layer::Ours(records) => records.close(&mut self.owed),
+            Layer::Nobody => {}
         }
-        self.start += discard;
-        self.shown = self.shown.max(self.start);
     }
 
     /// Moves what is owed to `out`; how much that was.
@@ -268,31 +253,16 @@ impl Channel {
         !self.owed.is_empty()
     }
 
-    /// Ends the channel; the alert that rustls has for the client is owed then.
-    fn broken(&mut self) -> Broken {
-        if self.is_broken {
-            return Broken;
-        }
-        self.is_broken = true;
-        // Asked once more than it has something to say, rustls would look at its input again.
-        while self.tls.wants_write() {
-            let rest = self.start..self.end;
-            let status = self.tls.process_tls_records(&mut self.incoming[rest]);
-            let Ok(ConnectionState::EncodeTlsData(data)) = status.state else { break };
-            take_owed(data, &mut self.owed);
+    /// What it keeps; bounded whatever a client does.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.incoming.len() + self.owed.capacity() + self.plain.len()
+    }
+
+    /// Ends the channel; the alert for the client is owed then.
+    pub(super) fn broken(&mut self) -> Broken {
+        if !std::mem::replace(&mut self.is_broken, true) {
+            self.take_alert_of_rustls();
         }
         Broken
-    }
-}
-
-/// Appends a message of rustls to what is owed.
-fn take_owed<Data>(mut data: EncodeTlsData<'_, Data>, owed: &mut Vec<u8>) {
-    let start = owed.len();
-    // It says how long it is when asked with too little room.
-    if let Err(EncodeError::InsufficientSize(wanted)) = data.encode(&mut []) {
-        owed.resize(start + wanted.required_size, 0);
-        if data.encode(&mut owed[start..]).is_err() {
-            owed.truncate(start);
-        }
     }
 }

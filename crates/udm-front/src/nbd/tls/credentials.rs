@@ -75,6 +75,8 @@ impl Credentials {
         // Clients of block devices connect once and stay; tickets would be work for nobody.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
+        // The records after the handshake are ours (see `records`).
+        config.enable_secret_extraction = true;
         Ok(TlsSettings::new(Arc::new(config), self.is_required))
     }
 
@@ -153,7 +155,7 @@ impl Credentials {
 }
 
 /// What we encrypt with: suites whose keys last, or can be changed (see the module above).
-fn provider() -> CryptoProvider {
+pub(in crate::nbd) fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     provider.cipher_suites.retain(|suite| match suite {
         SupportedCipherSuite::Tls13(_) => true,

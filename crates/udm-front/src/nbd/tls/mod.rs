@@ -1,7 +1,8 @@
 //! TLS for NBD connections: STARTTLS in the handshake, then everything through a TLS library.
 //!
 //! - [`credentials`]: certificates and keys from a directory, before anybody connects.
-//! - `channel`: the records of one connection, without I/O.
+//! - `channel`: the records of one connection, without I/O: `by_rustls` the handshake and TLS 1.2,
+//!   `records` what comes after it in 1.3.
 //! - [`keys`]: the same with pre-shared keys, which rustls does not have, by s2n-tls; `pipes` is
 //!   the memory between it and the socket.
 //!
@@ -17,12 +18,14 @@
 //! our answer to STARTTLS are somebody's injection, never requests (CVE-2021-3716 elsewhere); so
 //! the handshake starts over after it, and anything left unread ends the connection.
 
+mod by_rustls;
 mod channel;
 pub mod credentials;
 #[cfg(feature = "tls-psk")]
 pub mod keys;
 #[cfg(feature = "tls-psk")]
 mod pipes;
+mod records;
 
 pub(super) use channel::{Broken, Opened, RECEIVE_BYTES_MAX, RECORD_BYTES_MAX};
 
@@ -126,6 +129,16 @@ impl Channel {
 
     pub(super) fn owes(&self) -> bool {
         either!(self, way => way.owes())
+    }
+
+    /// What it keeps, if that is ours to bound.
+    pub(super) fn memory_bytes(&self) -> usize {
+        match self {
+            Channel::Certificates(channel) => channel.memory_bytes(),
+            // Its pipes have bounds of their own, the rest is s2n-tls's.
+            #[cfg(feature = "tls-psk")]
+            Channel::Keys(_) => 0,
+        }
     }
 }
 
