@@ -53,6 +53,8 @@ fn types_of_file_and_code_have_the_same_fields() {
     let full = Selector { name: Some(String::new()), uuid: Some(String::new()), minor: Some(0) };
     let some = || Some(String::new());
     let full_export = ExportState { block_device: some(), note: some(), ..ExportState::default() };
+    let yes = Some(true);
+    let full_tls = Tls { certificates: some(), psk: some(), required: yes, verify_peer: yes };
     let code = [
         ("Selector", keys(&full)),
         ("SuspendState", keys(&SuspendState::default())),
@@ -64,7 +66,7 @@ fn types_of_file_and_code_have_the_same_fields() {
         ("Gauges", keys(&Gauges::default())),
         ("TargetType", keys(&TargetType::default())),
         ("ExportState", keys(&full_export)),
-        ("Tls", keys(&Tls { required: Some(true), verify_peer: Some(true), ..Tls::default() })),
+        ("Tls", keys(&full_tls)),
         ("PathPolicy", keys(&full_policy())),
         ("PathStatus", keys(&PathStatus::default())),
     ];
