@@ -309,6 +309,57 @@ fn garbage_costs_its_sender_the_connection_only() {
 }
 
 #[test]
+fn a_plain_request_within_tls_ends_the_connection_and_does_nothing() {
+    let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
+    let served = rig.serve_tls(vec![rig.export(DEVICE, false)], trust.load(false, false));
+    let mut client = Client::secured(secured(&rig, &served, &trust), Style::Simple, "");
+    assert_eq!(client.write(0, 0, &pattern(1, 512)), 0);
+    let mut plain = client.request(WRITE, 0, 9, 0, 512);
+    plain.extend([0xee; 512]);
+    client.stream.sock.write_all(&plain).expect("sent");
+    let mut told = Vec::new();
+    // A reset counts as an end: not all that we sent was read.
+    let _ = client.stream.sock.read_to_end(&mut told);
+    assert_eq!(told.first(), Some(&23), "an alert, sealed as all is, and no reply");
+    let mut other = Client::secured(secured(&rig, &served, &trust), Style::Simple, "");
+    assert_eq!(other.ask(READ, 0, 0, 512).data, pattern(1, 512));
+    rig.wait_for(|lanes| lanes[0].actors == 2);
+}
+
+#[test]
+fn handshakes_that_never_finish_keep_nobody_from_working() {
+    let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
+    let served = rig.serve_tls(vec![rig.export(DEVICE, false)], trust.load(false, false));
+    let mut hello = Vec::new();
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut conn = ClientConnection::new(trust.client(None), name).expect("a configuration");
+    conn.write_tls(&mut hello).expect("written");
+    let mut silent = Vec::new();
+    for round in 0..20 {
+        // Nothing said; half an option; TLS asked for; half a hello; a hello, and no more.
+        silent.push(rig.connect(&served));
+        let mut stream = rig.connect(&served);
+        greet(&mut stream);
+        stream.write_all(b"IHAVEOPT\0\0\0\x07\0\0\x10\0").expect("sent");
+        silent.push(stream);
+        silent.push(begin(&rig, &served));
+        for len in [hello.len() / 2 + round, hello.len()] {
+            let mut stream = begin(&rig, &served);
+            stream.write_all(&hello[..len]).expect("sent");
+            silent.push(stream);
+        }
+    }
+    let mut client = Client::secured(secured(&rig, &served, &trust), Style::Simple, "");
+    assert_eq!(client.write(0, 0, &pattern(2, 4096)), 0);
+    assert_eq!(client.ask(READ, 0, 0, 4096).data, pattern(2, 4096));
+    // Nothing of theirs is under way, so an orderly end does not wait for them either.
+    rig.stop(&served, false);
+    for mut stream in silent {
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+#[test]
 fn a_client_has_to_show_a_certificate_of_our_authority() {
     let (trust, rig) = (Trust::new(), Rig::new(1, DriverChoice::Auto, MEMORY));
     let served = rig.serve_tls(vec![rig.export(DEVICE, false)], trust.load(true, true));

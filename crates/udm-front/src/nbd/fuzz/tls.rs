@@ -164,6 +164,8 @@ struct Server {
     answered: Vec<u8>,
     /// What has been sent and not taken.
     sent: Vec<u8>,
+    /// What is sealed into.
+    room: Vec<u8>,
     pool: BufPool,
 }
 
@@ -180,6 +182,7 @@ impl Server {
             opened: Vec::new(),
             answered: Vec::new(),
             sent: Vec::new(),
+            room: vec![0; SEND_BYTES],
             pool: BufPool::new(),
         }
     }
@@ -243,11 +246,10 @@ impl Server {
         let Line::Secured(channel) = &mut self.line else { return };
         let answer = std::mem::take(&mut self.peer.out);
         let mut done = 0;
-        loop {
-            let rest = &answer[done..];
+        while done < answer.len() || channel.owes() {
+            let (rest, out) = (&answer[done..], &mut self.room);
             let plain = (!rest.is_empty()).then(|| payload(rest, &mut self.pool));
-            let mut out = vec![0; SEND_BYTES];
-            let Ok((bytes, plain_bytes)) = channel.seal(plain.as_ref(), &mut out) else { return };
+            let Ok((bytes, plain_bytes)) = channel.seal(plain.as_ref(), out) else { return };
             assert!(plain_bytes <= rest.len(), "no more is sealed than there is");
             self.sent.extend_from_slice(&out[..bytes]);
             self.answered.extend_from_slice(&rest[..plain_bytes]);
@@ -263,9 +265,8 @@ impl Server {
         self.answer();
         let Line::Secured(channel) = &mut self.line else { return };
         channel.close();
-        let mut out = vec![0; SEND_BYTES];
-        if let Ok((bytes, _)) = channel.seal(None, &mut out) {
-            self.sent.extend_from_slice(&out[..bytes]);
+        if let Ok((bytes, _)) = channel.seal(None, &mut self.room) {
+            self.sent.extend_from_slice(&self.room[..bytes]);
         }
         self.line = Line::Over;
     }
@@ -446,7 +447,7 @@ impl Wire {
         };
         // Nothing is read at its end.
         self.is_dead |= taken == 0;
-        let mut plain = vec![0; SEND_BYTES];
+        let mut plain = [0; 4096];
         while let Ok(len) = self.client.reader().read(&mut plain)
             && len > 0
         {
