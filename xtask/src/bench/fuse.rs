@@ -5,6 +5,10 @@
 //! processes is read from `/proc`. All servers stay mounted for the whole run and rounds are
 //! interleaved, so that what else the machine does hits all alike. Tables show medians.
 //!
+//! With one request at a time, most of the cost is to wake each other, and where the scheduler puts
+//! server and client decides more than the server does; so that is also measured with both pinned,
+//! to one processor and to two.
+//!
 //! The tricky case is nbdfuse, which is a client of an NBD server: both processes count, since
 //! both are needed to have the file.
 
@@ -43,6 +47,14 @@ const CASES: [(&str, u32); 6] = [
     ("randwrite", 32),
     ("randwrite", 128),
 ];
+
+/// One request at a time, with the server on processor 0 and the client on this one.
+const PINNED: [(&str, u32); 4] =
+    [("randread", 0), ("randwrite", 0), ("randread", 1), ("randwrite", 1)];
+
+/// What was measured of one server in one case: CPU of each I/O in microseconds, and thousand I/Os
+/// a second, of each round.
+type Cell = (Vec<f64>, Vec<f64>);
 
 /// A server, mounted; ended on drop.
 struct Server {
@@ -129,33 +141,84 @@ pub(super) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 
 fn measure_all(bench: &Bench<'_>) -> Result<String, Failed> {
     let mut page = introduction(bench);
+    let names: Vec<String> =
+        CASES.iter().map(|(rw, depth)| format!("{} {depth}", &rw["rand".len()..])).collect();
     for (backing, is_file) in [("nothing behind it", false), ("a file in the page cache", true)] {
         let servers = servers(bench, is_file)?;
-        let mut cells = vec![vec![(Vec::new(), Vec::new()); CASES.len()]; servers.len()];
-        for round in 1..=bench.rounds {
-            for (case, (rw, depth)) in CASES.iter().enumerate() {
-                for (server, cells) in servers.iter().zip(&mut cells) {
-                    progress(&format!("round {round}, {backing}, {rw} {depth}, {}", server.name));
-                    let (cpu_us, iops) = measure(bench, server, rw, *depth)?;
-                    cells[case].0.push(cpu_us);
-                    cells[case].1.push(iops / 1000.0);
-                }
-            }
-        }
-        progress("");
-        let cpu = |cell: &(Vec<f64>, Vec<f64>)| format!("{:.2}", median(cell.0.clone()));
-        let speed = |cell: &(Vec<f64>, Vec<f64>)| format!("{:.0}", median(cell.1.clone()));
+        let cells = rounds(bench, &servers, backing, CASES.len(), |server, case| {
+            measure(bench, server, CASES[case], &[])
+        })?;
         page += &format!("\n## With {backing}: server CPU, microseconds for an I/O\n\n");
-        page += &table(&servers, &cells, cpu);
+        page += &table(&servers, &names, &cells, cpu_of);
         page += &format!("\n## With {backing}: thousand I/Os a second\n\n");
-        page += &table(&servers, &cells, speed);
+        let speed = |cell: &Cell| format!("{:.0}", median(cell.1.clone()));
+        page += &table(&servers, &names, &cells, speed);
+        if !is_file && bench.has(&["taskset"], "one request at a time, pinned") {
+            page += &pinned(bench, &servers)?;
+        }
     }
     Ok(page)
 }
 
-fn measure(bench: &Bench<'_>, server: &Server, rw: &str, depth: u32) -> Result<(f64, f64), Failed> {
+fn cpu_of(cell: &Cell) -> String {
+    format!("{:.2}", median(cell.0.clone()))
+}
+
+/// Measures all cases of all servers, interleaved.
+fn rounds(
+    bench: &Bench<'_>,
+    servers: &[Server],
+    what: &str,
+    cases: usize,
+    measure: impl Fn(&Server, usize) -> Result<(f64, f64), Failed>,
+) -> Result<Vec<Vec<Cell>>, Failed> {
+    let mut cells = vec![vec![(Vec::new(), Vec::new()); cases]; servers.len()];
+    for round in 1..=bench.rounds {
+        for case in 0..cases {
+            for (server, cells) in servers.iter().zip(&mut cells) {
+                progress(&format!("round {round}, {what}, case {}, {}", case + 1, server.name));
+                let (cpu_us, iops) = measure(server, case)?;
+                cells[case].0.push(cpu_us);
+                cells[case].1.push(iops / 1000.0);
+            }
+        }
+    }
+    progress("");
+    Ok(cells)
+}
+
+/// One request at a time, with server and client where they are put.
+fn pinned(bench: &Bench<'_>, servers: &[Server]) -> Result<String, Failed> {
+    for child in servers.iter().flat_map(|server| &server.children) {
+        let id = child.id().to_string();
+        let mut taskset = Command::new("taskset");
+        taskset.args(["-a", "-c", "-p", "0", &id]).stdout(Stdio::null()).stdin(Stdio::null());
+        let status = taskset.status().map_err(Failed::to("run taskset"))?;
+        if !status.success() {
+            return Err(Failed::new("taskset cannot pin a server"));
+        }
+    }
+    let cells = rounds(bench, servers, "pinned", PINNED.len(), |server, case| {
+        let (rw, processor) = PINNED[case];
+        measure(bench, server, (rw, 1), &[format!("--cpus_allowed={processor}")])
+    })?;
+    let names = PINNED.map(|(rw, processor)| {
+        let place = if processor == 0 { "one processor" } else { "two" };
+        format!("{} 1, {place}", &rw["rand".len()..])
+    });
+    let title = "One request at a time, pinned, with nothing behind it";
+    let table = table(servers, &names, &cells, cpu_of);
+    Ok(format!("\n## {title}: server CPU, microseconds for an I/O\n\n{table}"))
+}
+
+fn measure(
+    bench: &Bench<'_>,
+    server: &Server,
+    case: (&str, u32),
+    more: &[String],
+) -> Result<(f64, f64), Failed> {
     let before = server.cpu_seconds()?;
-    let (ios, iops) = fio_on_file(bench, &server.file, rw, depth)?;
+    let (ios, iops) = fio_on_file(bench, &server.file, case, more)?;
     let used = server.cpu_seconds()? - before;
     Ok((used * 1e6 / ios.max(1.0), iops))
 }
@@ -218,13 +281,12 @@ fn our_own(bench: &Bench<'_>, kind: &str, disk: Option<String>) -> Result<Server
 
 fn table(
     servers: &[Server],
-    cells: &[Vec<(Vec<f64>, Vec<f64>)>],
-    show: impl Fn(&(Vec<f64>, Vec<f64>)) -> String,
+    names: &[String],
+    cells: &[Vec<Cell>],
+    show: impl Fn(&Cell) -> String,
 ) -> String {
-    let heads: Vec<String> =
-        CASES.iter().map(|(rw, depth)| format!("{} {depth}", &rw["rand".len()..])).collect();
-    let mut text =
-        format!("| server | {} |\n|---|{}\n", heads.join(" | "), "--:|".repeat(CASES.len()));
+    let rule = "--:|".repeat(names.len());
+    let mut text = format!("| server | {} |\n|---|{rule}\n", names.join(" | "));
     for (server, cells) in servers.iter().zip(cells) {
         let row: Vec<String> = cells.iter().map(&show).collect();
         text += &format!("| {} | {} |\n", server.name, row.join(" | "));
@@ -241,7 +303,9 @@ fn introduction(bench: &Bench<'_>) -> String {
          Written by `cargo xtask bench fuse --write docs/benchmarks/fuse.md`: a device of 256 MiB as\n\
          one file, 4 KiB random direct I/O by fio (libaio), medians of {} interleaved rounds of {} s. CPU is\n\
          that of all threads of the server's processes, in user and kernel; for nbdfuse also those of\n\
-         the NBD server it needs. \"read 32\" is reads with 32 requests outstanding.\n\n\
+         the NBD server it needs. \"read 32\" is reads with 32 requests outstanding. Pinned means: the\n\
+         server on processor 0, the client there too or on another one; unpinned figures for one\n\
+         request at a time depend on where the scheduler puts both.\n\n\
          Machine: {} cores, Linux {}. Load average at the start (1, 5, 15 minutes): {}.\n",
         bench.rounds,
         bench.seconds,

@@ -133,11 +133,12 @@ pub(crate) fn fio(bench: &Bench<'_>, uri: &str, words: &[&str]) -> Result<Fio, F
 }
 
 /// Reads or writes 4 KiB at random through a file with direct I/O; how many, and how many a second.
+/// `more` are further words for fio.
 pub(crate) fn fio_on_file(
     bench: &Bench<'_>,
     file: &Path,
-    rw: &str,
-    depth: u32,
+    (rw, depth): (&str, u32),
+    more: &[String],
 ) -> Result<(f64, f64), Failed> {
     let words = [
         format!("--filename={}", file.display()),
@@ -149,6 +150,7 @@ pub(crate) fn fio_on_file(
         .args(["--name=m", "--ioengine=libaio", "--direct=1", "--bs=4k", "--time_based"])
         .args(["--norandommap", "--randrepeat=0", "--output-format=json"])
         .args(words)
+        .args(more)
         .current_dir(&bench.dir)
         .stdin(Stdio::null())
         .output()

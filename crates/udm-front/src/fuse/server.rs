@@ -12,8 +12,8 @@
 //! ```
 //!
 //! A mount has a server on each lane, with a descriptor of its own. One is its home and always
-//! reads; the others sleep until a turn of a lane that reads brings many requests ([`BUSY_TURN`])
-//! or takes its last slot, and again after [`LULL_TURNS`] turns with one request each. See `team`.
+//! reads; the others sleep until a lane that reads has had [`FULL_TURNS`] full turns in a row or
+//! takes its last slot, and again after [`LULL_TURNS`] turns with one request each. See `team`.
 //!
 //! Rules. All slots without a request offer a read at the same time, so that the driver can fetch a
 //! burst of requests in one turn. An answer is sent once for each command. After the mount has
@@ -50,9 +50,11 @@ const MESSAGE_BYTES: usize = WRITE_HEAD_BYTES + IO_BYTES_MAX as usize;
 /// Where a message arrives.
 const MESSAGE_AT: usize = DATA_AT - WRITE_HEAD_BYTES;
 
-/// So many requests in one turn are more than a lane should have alone: half of what the driver
-/// fetches in a turn.
-const BUSY_TURN: u32 = 8;
+/// A turn with so many requests is full: it is what the driver fetches in a turn, so more may wait.
+const FULL_TURN: u32 = 16;
+/// After so many full turns in a row, some milliseconds, a lane has more to do than it can. A batch
+/// now and then is no reason: it costs less if one lane has all of it.
+const FULL_TURNS: u32 = 32;
 /// After so many turns with one request each a mate sleeps again. Every request wakes all lanes
 /// that wait for one, so one that is not needed costs the others.
 const LULL_TURNS: u32 = 32;
@@ -205,6 +207,8 @@ struct Turn {
     messages: u32,
     /// Turns with one message before it, in a row.
     lull: u32,
+    /// Full turns before it, in a row.
+    full: u32,
 }
 
 impl Turn {
@@ -213,6 +217,7 @@ impl Turn {
         if now != self.at {
             self.at = now;
             self.lull = if self.messages > 1 { 0 } else { self.lull + 1 };
+            self.full = if self.messages < FULL_TURN { 0 } else { self.full + 1 };
             self.messages = 0;
         }
         self.messages += 1;
@@ -296,7 +301,7 @@ impl MountServer {
             return;
         }
         (self.reads, self.is_awake, self.has_asked) = (true, true, false);
-        self.turn = Turn { at: cx.now(), messages: 2, lull: 0 };
+        self.turn = Turn { at: cx.now(), messages: 2, lull: 0, full: 0 };
         if self.slots.is_empty() {
             self.slots.extend((0..SLOTS).map(|_| {
                 let buf = Buf::alloc(BUF_BYTES);
@@ -346,7 +351,8 @@ impl MountServer {
         };
         self.turn.count(cx.now());
         self.take(at, len, cx);
-        if self.turn.messages == BUSY_TURN || self.free == 0 {
+        if self.turn.full >= FULL_TURNS || self.free == 0 {
+            self.turn.full = 0;
             self.crowded(cx);
         }
         if self.turn.lull >= LULL_TURNS && self.reads && !self.is_home() {

@@ -157,7 +157,7 @@ fn lanes_ran(daemon: &Daemon) -> Vec<u64> {
     lanes.into_iter().map(|(_, ran)| ran).collect()
 }
 
-/// Many readers on a file, until it is dropped: enough for all lanes to be asked.
+/// Many readers on a file, until it is dropped: more than two lanes have slots for.
 struct Crowd<'scope> {
     stop: Arc<AtomicBool>,
     readers: Vec<std::thread::ScopedJoinHandle<'scope, ()>>,
@@ -166,7 +166,7 @@ struct Crowd<'scope> {
 impl<'scope> Crowd<'scope> {
     fn start<'env>(scope: &'scope std::thread::Scope<'scope, 'env>, path: &Path) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let readers = (0..24_u64).map(|reader| {
+        let readers = (0..160_u64).map(|reader| {
             let (path, stop) = (path.to_owned(), Arc::clone(&stop));
             scope.spawn(move || {
                 let (file, mut read) = (open(&path), [0; 4096]);
