@@ -128,12 +128,18 @@ impl Control {
             ..DeviceInfo::default()
         };
         let added = self.order(order::ADD, device, 0, info.as_mut_bytes());
+        let taken = added == Err(Errno(errno::EEXIST));
+        let left = taken && self.is_left(device).unwrap_or(false);
         added.map_err(|errno| {
             let what = match wish.number {
                 Some(number) => format!("make the ublk device {number}"),
                 None => "make a ublk device".to_owned(),
             };
             let hint = match errno.0 {
+                errno::EEXIST if left => {
+                    "a daemon that has died left it: start one with its --state directory, or give \
+                     the disk up with udm unexport /dev/ublkbN (its users get errors)"
+                }
                 errno::EEXIST => "choose another number, or leave it out",
                 errno::EPERM | errno::EACCES => {
                     "ublk disks are made by root (CAP_SYS_ADMIN); without it, --fuse or --nbd"
@@ -162,6 +168,23 @@ impl Control {
             Err(Errno(errno::ENODEV)) => Ok(None),
             Err(errno) => Err(failed("look at", number, errno)),
         }
+    }
+
+    /// Whether a device is one of ours whose server has died and that nobody has taken up. Waits
+    /// for the end of a server that is just dying.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn is_left(&mut self, number: u32) -> Result<bool, UblkError> {
+        for _ in 0..LOOKS_MAX {
+            let Some(info) = self.info(number)? else { return Ok(false) };
+            let is_waiting = matches!(info.state, state::QUIESCED | state::FAIL_IO);
+            if info.server_word != OURS || is_waiting || lives(info.server_pid) {
+                return Ok(info.server_word == OURS && is_waiting);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(false)
     }
 
     /// Takes up our device whose server has died, waiting for its last I/O. `None` if there is
@@ -291,6 +314,26 @@ fn at(number: u32) -> String {
 
 fn failed(what: &str, number: u32, errno: Errno) -> UblkError {
     UblkError::new(format!("{what} the ublk device {number}"), errno, "")
+}
+
+/// Removes a disk of ours that a dead server left; its users get errors. False if it is none.
+///
+/// # Errors
+/// Without ublk, or what the kernel refuses.
+pub fn give_up(number: u32) -> Result<bool, UblkError> {
+    let mut control = Control::open()?;
+    if !control.is_left(number)? {
+        return Ok(false);
+    }
+    control.stop(number)?;
+    control.delete(number)?;
+    Ok(true)
+}
+
+/// Whether there is a process of this number.
+fn lives(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 
 fn own_pid() -> i32 {

@@ -326,7 +326,8 @@ impl Exports {
         Ok(state)
     }
 
-    /// Ends an export and waits until its clients are gone.
+    /// Ends an export and waits until its clients are gone. Also gives up a disk of the kernel that
+    /// a daemon has left, by the disk's path.
     pub(crate) fn remove(&self, name: &str) -> Result<(), UserError> {
         let mut served = self.lock();
         if let Some(one) = served.get(name).filter(|one| one.front.is_held()) {
@@ -334,10 +335,12 @@ impl Exports {
             return Err(UserError::new(ErrorCode::InUse, what).hint("unmount it first"));
         }
         let Some(one) = served.remove(name) else {
-            return Err(UserError::new(
-                ErrorCode::NoSuchExport,
-                format!("there is no export '{name}'"),
-            ));
+            drop(served);
+            let missing = || {
+                let what = format!("there is no export '{name}'");
+                Err(UserError::new(ErrorCode::NoSuchExport, what))
+            };
+            return ublk::give_up(name).unwrap_or_else(missing);
         };
         drop(served);
         self.end(&one);

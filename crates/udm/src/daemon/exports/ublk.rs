@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use udm_control::errno;
 use udm_core::error::{ErrorCode, UserError};
+use udm_front::ublk::control::UblkError;
 use udm_front::ublk::server::{DiskOrder, Server};
 use udm_front::ublk::wire::DEVICES_MAX;
 use udm_types::{LaneId, Sector};
@@ -75,11 +76,24 @@ impl super::Plan for Plan {
         };
         let lapse = start.lapse;
         let server = Server::start(order, lanes, Box::new(move |why| lapse.tell(why)));
-        let server = server.map_err(|error| {
-            errno::system(ErrorCode::DiskFailed, &error.what, &error.source).hint(error.hint)
-        })?;
+        let server = server.map_err(|error| refused(&error))?;
         Ok(Arc::new(UblkFront { server, is_kept: start.is_kept }))
     }
+}
+
+/// Gives up a disk by its path that a daemon before this one has left and nobody takes up. `None`
+/// if there is none of this name.
+pub(super) fn give_up(name: &str) -> Option<Result<(), UserError>> {
+    let number = name.strip_prefix(NAME)?.parse().ok()?;
+    match udm_front::ublk::control::give_up(number) {
+        Ok(true) => Some(Ok(())),
+        Ok(false) => None,
+        Err(error) => Some(Err(refused(&error))),
+    }
+}
+
+fn refused(error: &UblkError) -> UserError {
+    errno::system(ErrorCode::DiskFailed, &error.what, &error.source).hint(error.hint)
 }
 
 /// A running server.
