@@ -39,10 +39,7 @@ impl MountServer {
             return;
         }
         let Some((place, holds)) = self.team.invite() else { return };
-        for (patch, change) in holds {
-            self.tell(place, TeamNote::Hold { patch, change }, cx);
-        }
-        self.tell(place, TeamNote::Invite, cx);
+        self.tell(place, TeamNote::Invite { holds }, cx);
     }
 
     /// A note of another server of this mount.
@@ -82,14 +79,18 @@ impl MountServer {
             }
             TeamNote::Done { patch } => self.patch_done(patch, cx),
             TeamNote::Rested => self.has_asked = false,
-            TeamNote::Invite => {
+            TeamNote::Invite { holds } => {
                 self.home = Some(from);
+                for (patch, change) in holds {
+                    self.take_blocks(Who::Patch(patch), change, cx);
+                }
                 self.wake_up(cx);
             }
-            TeamNote::Hold { patch, change } => {
-                self.home = Some(from);
+            TeamNote::Hold { patch, change } if self.is_awake => {
                 self.take_blocks(Who::Patch(patch), change, cx);
             }
+            // It was sent before the home knew that we sleep; nobody would release it.
+            TeamNote::Hold { patch, .. } => self.tell_home(TeamNote::Held { patch }, cx),
             TeamNote::Go { slot, patch, change } => {
                 self.slots[slot].patch = Some(patch);
                 self.go_on(slot, change, cx);

@@ -185,7 +185,7 @@ pub struct MountServer {
     /// Free slots wait for messages.
     reads: bool,
     /// A mate that has been invited and has not said that it sleeps.
-    is_awake: bool,
+    pub(super) is_awake: bool,
     /// A mate that has asked for help, and knows of nobody who has gone to sleep since. Those who
     /// come ask for themselves.
     pub(super) has_asked: bool,

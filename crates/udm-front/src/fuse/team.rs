@@ -16,11 +16,13 @@
 //! mates. Messages of one sender arrive in order, so all tables have patches in one order, and no
 //! two patches ever wait for each other.
 //!
-//! Rules. A mate that holds a patch does not go to sleep, so whoever was told to hold is told to
-//! release. With no mate awake a patch costs no message.
+//! Rules. A mate that holds a patch does not go to sleep, so whoever holds is told to release. With
+//! no mate awake a patch costs no message.
 //!
-//! The tricky case is a mate that is invited while a patch is held: it is told before it reads its
-//! first request, and answers like the others; the home then counts only answers it waits for.
+//! The tricky cases are two. A mate that is invited while a patch is held: it is told with the
+//! invitation, and answers like the others; the home then counts only answers it waits for. And a
+//! mate that goes to sleep while the home tells it to hold: it has nothing under way, so it answers
+//! and keeps nothing, since by the time of the release the home knows that it sleeps.
 
 use super::change::Change;
 use udm_types::{ActorId, LaneId};
@@ -71,8 +73,11 @@ pub(super) enum TeamNote {
         /// Which.
         patch: u32,
     },
-    /// To a mate: read.
-    Invite,
+    /// To a mate: read, and let nobody change the blocks of these patches.
+    Invite {
+        /// Patches under way, by number.
+        holds: Vec<(u32, Change)>,
+    },
     /// To a mate: another one sleeps, so that asking for help makes sense again.
     Rested,
     /// To a mate: let nobody change these blocks.

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const MIB: u64 = 1 << 20;
 
@@ -278,6 +278,44 @@ fn parts_of_blocks_and_whole_blocks_do_not_undo_each_other_on_several_lanes() {
         }
         writers.into_iter().for_each(|writer| writer.join().expect("nothing was undone"));
     });
+}
+
+/// A lane that goes to sleep while another asks it to hold blocks once held them for ever.
+#[test]
+fn unaligned_writers_get_on_while_lanes_come_and_go() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let _daemon = place.daemon(&["--lanes", "3"]);
+    let (path, _guard) = served(&place, MIB, 2048, &[]);
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for writer in 0..4_u64 {
+            let (path, stop, written) = (&path, &stop, &written);
+            scope.spawn(move || {
+                let file = open(path);
+                while !stop.load(Ordering::Relaxed) {
+                    file.write_all_at(&[writer as u8; 100], writer * 100).expect("written");
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..8 {
+            for with_crowd in [true, false] {
+                let before = written.load(Ordering::Relaxed);
+                let crowd = with_crowd.then(|| Crowd::start(scope, &path));
+                until("the writers get on", || {
+                    (written.load(Ordering::Relaxed) >= before + 500).then_some(())
+                });
+                drop(crowd);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let mut read = [0; 400];
+    open(&path).read_exact_at(&mut read, 0).expect("read");
+    assert!((0..400).all(|at| read[at] == (at / 100) as u8), "each has its own bytes");
 }
 
 #[test]
