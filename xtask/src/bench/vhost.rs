@@ -41,10 +41,13 @@ const READING: &str = "
 ## What was promised
 
 At least twice the I/Os of qemu-storage-daemon for a CPU-second, everywhere, and SPDK's 0.5 us at depth 32 without
-polling (SPDK measured on another day on a machine of this kind; its core is taken all the time). The first is kept over
-memory, and over a file but for writes on four queues at depth 1; over the null device it is kept from depth 32 on,
-batches permitting (see above), and not at depth 1, where two wake-ups are nearly all there is. The second is kept
-over the null device, batches permitting; over memory an I/O costs about 1 us, most of it the copy.
+polling (SPDK measured on another day on a machine of this kind; its core is taken all the time). Over memory the first is
+kept. Over a file it is kept but for depth 1, where writes reach 1.2 to 1.5. Over the null device it depends on batches, and
+so on who runs where: with client and server on a processor each and nobody else on the machine it is kept on four queues
+at depth 128, nearly kept at 32 (1.7 to 1.9), and not kept on one queue (1.0 to 1.6) and at depth 1 (0.9 to 1.5), where
+two wake-ups are nearly all there is; on a busy machine it was kept from depth 128 on (2.7 to 3.2). qemu's thread polls for a
+moment before it sleeps, ours does not. The second is kept over the null device on four queues, and missed on one
+(0.8 us, on a busy machine 0.3 to 1.0); over memory an I/O costs 1 to 2 us, most of it the copy.
 ";
 
 /// How to measure.
