@@ -14,6 +14,8 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
     remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
+use udm_control::errno;
+use udm_core::error::{ErrorCode, UserError};
 
 /// What parts of a daemon use, if they have it. The unit in `packaging/` allows the same.
 const NEEDED: [CapabilitySet; 6] = [
@@ -52,12 +54,16 @@ impl Keep {
 ///
 /// # Errors
 /// The kernel's; then the daemon must not go on as if it had.
-pub(crate) fn give_up(keep: Keep) -> Result<(), Errno> {
+pub(crate) fn give_up(keep: Keep) -> Result<(), UserError> {
+    drop_all_but(keep.set())
+        .map_err(|error| errno::system(ErrorCode::Internal, "give up privileges", &error.into()))
+}
+
+fn drop_all_but(keep: CapabilitySet) -> Result<(), Errno> {
     let now = capabilities(None)?;
     if now.permitted.is_empty() {
         return Ok(());
     }
-    let keep = keep.set();
     for number in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << number);
         // Numbers beyond the kernel's last are refused.

@@ -34,7 +34,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use udm_control::server::Bound;
-use udm_control::{ControlOps, Server, errno};
+use udm_control::{ControlOps, Server};
 use udm_core::error::{ErrorCode, UserError};
 use udm_driver::DriverChoice;
 
@@ -135,8 +135,7 @@ pub(crate) fn say(text: &str) {
 pub fn run(args: &DaemonArgs, socket: &Path, json: bool) -> Result<(), Failure> {
     crate::open_files::allow_all();
     let keep = if args.no_privileges { Keep::Nothing } else { Keep::Needed };
-    give_up(keep)
-        .map_err(|error| errno::system(ErrorCode::Internal, "give up privileges", &error.into()))?;
+    give_up(keep)?;
     serve_file_systems();
     let end = EndWatch::start(Second::Ends)?;
     let mut warn = |text: &str| eprintln!("udm: warning: {text}");

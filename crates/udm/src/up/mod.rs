@@ -38,8 +38,7 @@ use udm_types::SECTOR_BYTES;
 /// What is wrong with the file, with its line, or why something could not be made.
 pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(), Failure> {
     crate::open_files::allow_all();
-    give_up(Keep::Needed)
-        .map_err(|error| errno::system(ErrorCode::Internal, "give up privileges", &error.into()))?;
+    give_up(Keep::Needed)?;
     serve_file_systems();
     let end = EndWatch::start(Second::Ends)?;
     let shown = args.file.display().to_string();

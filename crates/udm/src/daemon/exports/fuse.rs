@@ -9,7 +9,7 @@
 //! the file open keeps it, dead. The name is taken from it and mounted over anew; who opens it
 //! again gets the device.
 
-use super::{Front, Lapse, Patience, SizeNews, Start, flushing_lanes};
+use super::{Front, Lapse, Patience, SizeNews, Start, flushing_lanes, telling};
 use crate::runtime::Runtime;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -243,11 +243,7 @@ impl Front for FuseFront {
     fn stop(&self, cut: bool, done: Sender<()>) {
         // First the name, so that nobody new comes.
         self.mount.detach();
-        let done = Box::new(move || {
-            // Whoever waited may have given up.
-            let _ = done.send(());
-        });
-        self.tell(self.servers.home, MountOrder::Stop { cut, done });
+        self.tell(self.servers.home, MountOrder::Stop { cut, done: telling(done) });
     }
 
     fn clean_up(&self) {

@@ -456,6 +456,14 @@ impl Exports {
     }
 }
 
+/// What to call when somebody's wait is over.
+fn telling(done: Sender<()>) -> Box<dyn FnOnce() + Send> {
+    Box::new(move || {
+        // Whoever waited may have given up.
+        let _ = done.send(());
+    })
+}
+
 /// Tells all lanes that file systems depend on them: a mount on a loop device, or on the kernel's
 /// disk, must not wait for memory that only its own writes can free.
 fn flushing_lanes(runtime: &Runtime) {

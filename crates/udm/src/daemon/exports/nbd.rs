@@ -9,7 +9,7 @@
 //! ([`Patience`]): a connection to it hangs up when it goes.
 
 use super::address::Address;
-use super::{DRAIN_LIMIT, Front, Patience, SizeNews, Start, passed};
+use super::{DRAIN_LIMIT, Front, Patience, SizeNews, Start, passed, telling};
 use crate::runtime::Runtime;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
@@ -150,11 +150,7 @@ impl Front for NbdFront {
     }
 
     fn stop(&self, cut: bool, done: Sender<()>) {
-        let done = Box::new(move || {
-            // Whoever waited may have given up.
-            let _ = done.send(());
-        });
-        self.tell(ListenerOrder::Stop { cut, done });
+        self.tell(ListenerOrder::Stop { cut, done: telling(done) });
     }
 
     fn clean_up(&self) {

@@ -7,7 +7,7 @@
 //! daemon as well: after a crash, and after an orderly end while somebody holds it (it is
 //! mounted), its users wait until it is taken up. Otherwise the disk ends with the daemon.
 
-use super::{Front, Patience, SizeNews, Start, flushing_lanes};
+use super::{Front, Patience, SizeNews, Start, flushing_lanes, telling};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use udm_control::errno;
@@ -125,10 +125,7 @@ impl Front for UblkFront {
     }
 
     fn settle_size(&self, done: Sender<()>) {
-        self.server.settle(Box::new(move || {
-            // Whoever waited may have given up.
-            let _ = done.send(());
-        }));
+        self.server.settle(telling(done));
     }
 
     fn kept_sectors(&self) -> Option<Sector> {
@@ -148,11 +145,7 @@ impl Front for UblkFront {
     }
 
     fn stop(&self, cut: bool, done: Sender<()>) {
-        let done = Box::new(move || {
-            // Whoever waited may have given up.
-            let _ = done.send(());
-        });
-        self.server.stop(cut, done);
+        self.server.stop(cut, telling(done));
     }
 
     fn clean_up(&self) {}

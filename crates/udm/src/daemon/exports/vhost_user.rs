@@ -4,7 +4,7 @@
 //! is its owner's alone: who may connect may read and write the disk.
 
 use super::nbd::listen_at;
-use super::{Front, SizeNews, Start};
+use super::{Front, SizeNews, Start, telling};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -76,18 +76,11 @@ impl Front for VhostUserFront {
     }
 
     fn settle_size(&self, done: Sender<()>) {
-        self.server.settle(Box::new(move || {
-            // Whoever waited may have given up.
-            let _ = done.send(());
-        }));
+        self.server.settle(telling(done));
     }
 
     fn stop(&self, cut: bool, done: Sender<()>) {
-        let done = Box::new(move || {
-            // Whoever waited may have given up.
-            let _ = done.send(());
-        });
-        self.server.stop(cut, done);
+        self.server.stop(cut, telling(done));
     }
 
     fn clean_up(&self) {
