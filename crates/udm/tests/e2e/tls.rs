@@ -17,14 +17,20 @@ struct Secured {
     pki: TempDir,
 }
 
+/// A daemon that keeps its state, with the device `disk`, and the file below that.
+fn daemon_with_disk(place: &Place) -> (Daemon, String) {
+    let state = place.text("state");
+    let daemon = place.daemon(&["--state", &state]);
+    let file = place.file("disk.img", LEN_BYTES);
+    let table = format!("0 {} linear {file} 0", LEN_BYTES / 512);
+    place.udm(&["create", "disk", "--table", &table]).ok();
+    (daemon, file)
+}
+
 impl Secured {
     fn start() -> Secured {
         let place = Place::new();
-        let state = place.text("state");
-        let daemon = place.daemon(&["--state", &state]);
-        let file = place.file("disk.img", LEN_BYTES);
-        let table = format!("0 {} linear {file} 0", LEN_BYTES / 512);
-        place.udm(&["create", "disk", "--table", &table]).ok();
+        let (daemon, _) = daemon_with_disk(&place);
         let authority = Authority::new();
         let pki = authority.directory();
         Secured { place, daemon, authority, pki }
@@ -248,11 +254,7 @@ fn clients_with_a_shared_key_get_in_and_others_do_not() {
         return;
     }
     let place = Place::new();
-    let state = place.text("state");
-    let daemon = place.daemon(&["--state", &state]);
-    let file = place.file("disk.img", LEN_BYTES);
-    let table = format!("0 {} linear {file} 0", LEN_BYTES / 512);
-    place.udm(&["create", "disk", "--table", &table]).ok();
+    let (daemon, file) = daemon_with_disk(&place);
     let (alice, bob) = ("a1".repeat(32), "b0".repeat(32));
     let keys = secret_file(&place, "keys.psk", &format!("alice:{alice}\nbob:{bob}\n"));
     let address = format!("unix:{}", place.text("n"));
@@ -276,7 +278,7 @@ fn clients_with_a_shared_key_get_in_and_others_do_not() {
     assert!(std::fs::read(&file).expect("read") == data, "it is on the disk");
     // The next daemon has the keys as well.
     daemon.kill();
-    let _daemon = place.daemon(&["--state", &state]);
+    let _daemon = place.daemon(&["--state", &place.text("state")]);
     run("nbdcopy", &[&who("bob", &keys), &place.text("back")]).ok();
     assert!(std::fs::read(place.path("back")).expect("read") == data);
     // QEMU looks for keys.psk in a folder.
