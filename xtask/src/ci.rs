@@ -14,8 +14,9 @@ use std::time::Instant;
 
 /// Seeds of the simulation smoke run: a few seconds; long runs are for `cargo xtask sim`.
 const SMOKE_SEEDS: u64 = 300;
-/// Seconds for each fuzz harness.
-const FUZZ_S: u64 = 20;
+/// Seconds for each fuzz harness, of which there are many; what they have found before is replayed
+/// by the tests.
+const FUZZ_S: u64 = 10;
 
 /// Programs the end-to-end tests use, and what is not checked without them.
 const TOOLS: [(&str, &str); 13] = [

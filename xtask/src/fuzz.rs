@@ -6,7 +6,7 @@
 //! stable. They are passed here with an explicit `--target`, so that build scripts and procedural
 //! macros stay as they are.
 //!
-//! What is found: panics (overflow checks and debug assertions are on), hangs (5 s an input) and
+//! What is found: panics (overflow checks and debug assertions are on), hangs (15 s an input) and
 //! memory above a limit. A finding is written below `fuzz/artifacts`, with the command that
 //! replays it. Seeds and dictionaries are committed; what a run learns stays in `fuzz/corpus`.
 
@@ -25,8 +25,9 @@ const COVERAGE: [&str; 7] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "-Ccodegen-units=1",
 ];
-/// Seconds an input may take before it counts as a hang.
-const TIMEOUT_S: u64 = 5;
+/// Seconds an input may take before it counts as a hang. They are seconds of the clock on the wall,
+/// and a busy machine takes the processor away for a few.
+const TIMEOUT_S: u64 = 15;
 /// Memory of a run; the parsers have bounds far below.
 const MEMORY_LIMIT_MIB: u64 = 1024;
 

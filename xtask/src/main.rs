@@ -12,6 +12,7 @@ mod bench;
 mod certificates;
 mod ci;
 mod crash;
+mod fuse_rings;
 mod fuzz;
 mod guest;
 mod interop;
@@ -79,5 +80,16 @@ fn main() -> ExitCode {
             eprintln!("error: {failed}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        Cli::command().debug_assert();
     }
 }

@@ -22,6 +22,8 @@ pub(crate) enum Shape {
     Accept,
     Watch,
     Command { code: u32, words: [u8; 8] },
+    Lend { queue: u16 },
+    Exchange { queue: u16, message: u64 },
 }
 
 /// Takes an operation apart: which file, what to do, with which memory.
@@ -41,8 +43,12 @@ pub(crate) fn split(op: DriverOp) -> (Handle, Shape, Payload) {
         DriverOp::Send { handle, payload } => (handle, Shape::Send, payload),
         DriverOp::Accept { handle } => (handle, Shape::Accept, Payload::empty()),
         DriverOp::Watch { handle } => (handle, Shape::Watch, Payload::empty()),
-        DriverOp::Command { handle, code, words } => {
-            (handle, Shape::Command { code, words }, Payload::empty())
+        DriverOp::Command { handle, code, words, memory } => {
+            (handle, Shape::Command { code, words }, memory)
+        }
+        DriverOp::Lend { handle, queue, memory } => (handle, Shape::Lend { queue }, memory),
+        DriverOp::Exchange { handle, queue, message } => {
+            (handle, Shape::Exchange { queue, message }, Payload::empty())
         }
     }
 }
@@ -60,7 +66,9 @@ impl Shape {
             | Shape::Send
             | Shape::Accept
             | Shape::Watch
-            | Shape::Command { .. } => 0,
+            | Shape::Command { .. }
+            | Shape::Lend { .. }
+            | Shape::Exchange { .. } => 0,
         };
         if end > i64::MAX as u64 { Err(Errno(libc::EINVAL)) } else { Ok(()) }
     }
@@ -79,6 +87,8 @@ impl Shape {
             (Shape::Accept, _) => OpKind::Accept,
             (Shape::Watch, _) => OpKind::Watch,
             (Shape::Command { .. }, _) => OpKind::Command,
+            (Shape::Lend { .. }, _) => OpKind::Lend,
+            (Shape::Exchange { .. }, _) => OpKind::Exchange,
             (Shape::Read { .. } | Shape::Write { .. }, FileClass::Storage)
             | (Shape::Sync | Shape::Fallocate { .. }, _) => OpKind::Storage,
         }
@@ -100,8 +110,12 @@ pub(crate) enum OpKind {
     Accept,
     /// When cancelled; has many results that mean nothing but "look".
     Watch,
-    /// When the device answers; it owns no memory, and nothing else ends it.
+    /// When the device answers; nothing else ends it.
     Command,
+    /// As a command; its memory is the file's from then on.
+    Lend,
+    /// As a command; the memory it is about is the file's.
+    Exchange,
 }
 
 /// `fallocate`'s mode for a kind.

@@ -35,6 +35,8 @@ pub struct UblkOrder<'a> {
     pub device: u32,
     /// The one number that goes with it.
     pub word: u64,
+    /// Of the device's file, by which the kernel judges who is not root; else empty.
+    pub path: &'a str,
     /// Read, written, or both, as the order says. At most 65535 bytes count.
     pub memory: &'a mut [u8],
 }
@@ -75,7 +77,26 @@ impl UblkControl {
     /// # Panics
     /// If the ring breaks while the order is under way.
     pub fn call(&mut self, order: UblkOrder<'_>) -> Result<u32, Errno> {
-        let UblkOrder { code, device, word, memory } = order;
+        let UblkOrder { code, device, word, path, memory } = order;
+        if path.is_empty() {
+            return self.call_with(code, device, word, 0, memory);
+        }
+        // The kernel looks for the memory behind the path.
+        let mut joined = [path.as_bytes(), memory].concat();
+        let path_len = u16::try_from(path.len()).unwrap_or(u16::MAX);
+        let result = self.call_with(code, device, word, path_len, &mut joined);
+        memory.copy_from_slice(&joined[path.len()..]);
+        result
+    }
+
+    fn call_with(
+        &mut self,
+        code: u32,
+        device: u32,
+        word: u64,
+        path_len: u16,
+        memory: &mut [u8],
+    ) -> Result<u32, Errno> {
         let len = u16::try_from(memory.len()).unwrap_or(u16::MAX);
         let addr = if memory.is_empty() { 0 } else { memory.as_mut_ptr() as u64 };
         let mut bytes = [0; 80];
@@ -84,6 +105,7 @@ impl UblkControl {
         bytes[6..8].copy_from_slice(&len.to_ne_bytes());
         bytes[8..16].copy_from_slice(&addr.to_ne_bytes());
         bytes[16..24].copy_from_slice(&word.to_ne_bytes());
+        bytes[24..26].copy_from_slice(&path_len.to_ne_bytes());
         let fd = types::Fd(self.file.as_raw_fd());
         let entry = opcode::UringCmd80::new(fd, code).cmd(bytes).build();
         // SAFETY: the only address in the entry is that of `memory`, of which the kernel is told
@@ -125,8 +147,13 @@ mod tests {
         match UblkControl::open() {
             Ok(mut control) => {
                 // A kernel with ublk: there is no device of this number.
-                let order =
-                    UblkOrder { code: 0x8020_7502, device: 9999, word: 0, memory: &mut [0; 64] };
+                let order = UblkOrder {
+                    code: 0x8020_7502,
+                    device: 9999,
+                    word: 0,
+                    path: "",
+                    memory: &mut [0; 64],
+                };
                 assert!(control.call(order).is_err());
             }
             Err(error) => {

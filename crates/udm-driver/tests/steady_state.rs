@@ -4,30 +4,11 @@
 //! One test only, since other tests of the program would be counted, too.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
 use udm_driver::{DriverChoice, open_driver};
 use udm_lane::{Buf, Completion, Driver, DriverOp, Handle, OpToken, Payload, RawHandle, Segment};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; only a counter is added.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the memory came from `alloc` above, so from the system's allocator.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
+use udm_testkit::{Counting, allocations};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -89,9 +70,9 @@ fn steady_state_allocates_nothing() {
         // Threads start and lists grow while things warm up; then there must come a window
         // without a single allocation, but for the list that `rounds` makes for itself.
         let steady = (0..20).any(|_| {
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            let before = allocations();
             rounds(&mut *driver, 200, &memory, files);
-            ALLOCATIONS.load(Ordering::Relaxed) - before == 1
+            allocations() - before == 1
         });
         assert!(steady, "{report}: it never stops to allocate");
     }

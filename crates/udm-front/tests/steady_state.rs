@@ -7,8 +7,6 @@
 #[path = "nbd/client.rs"]
 #[allow(dead_code, reason = "the server's tests use more of it")]
 mod client;
-#[path = "counting/mod.rs"]
-mod counting;
 #[path = "nbd/rig.rs"]
 #[allow(dead_code, reason = "the server's tests use more of it")]
 mod rig;
@@ -17,6 +15,10 @@ use client::{Client, FLUSH, READ, STYLES, TRIM, WRITE, WRITE_ZEROES};
 use rig::Rig;
 use std::io::{Read, Write};
 use udm_driver::DriverChoice;
+use udm_testkit::{Counting, allocations};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// A batch: what to send, and how many bytes the replies have.
 struct Batch {
@@ -56,12 +58,12 @@ fn requests_in_steady_state_allocate_nothing() {
         };
         let mut batch = batch(&client, heads.0, heads.1);
         let found = (0..50).any(|_| {
-            let before = counting::allocations();
+            let before = allocations();
             for _ in 0..100 {
                 client.stream.write_all(&batch.requests).expect("the server listens");
                 client.stream.read_exact(&mut batch.replies).expect("the server answers");
             }
-            counting::allocations() == before
+            allocations() == before
         });
         assert!(found, "{style:?}: no 6700 requests in a row without an allocation");
     }

@@ -6,8 +6,6 @@
 
 #[path = "vhost_user/client.rs"]
 mod client;
-#[path = "counting/mod.rs"]
-mod counting;
 #[path = "nbd/rig.rs"]
 #[allow(dead_code, reason = "made for the NBD tests, which use more of it")]
 mod rig;
@@ -16,6 +14,10 @@ use client::{Driver, FLUSH, IN, Machine, OUT, Shape, WRITE_ZEROES};
 use rig::{DEVICE, Rig};
 use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_unix};
 use udm_front::vhost_user::server::{Disk, Server};
+use udm_testkit::{Counting, allocations};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const BLOCK_BYTES: usize = 4096;
 /// Requests at a time; a slot each.
@@ -79,9 +81,9 @@ fn requests_in_steady_state_allocate_nothing() {
         let mut machine = Machine::new(shape);
         let link = machine.connect(&path);
         let found = (0..50).any(|_| {
-            let before = counting::allocations();
+            let before = allocations();
             work(&mut machine.queues[0], 5000);
-            counting::allocations() == before
+            allocations() == before
         });
         assert!(found, "{table}: no 5000 requests in a row without an allocation");
         drop(link);

@@ -134,9 +134,31 @@ pub enum DriverOp {
         handle: Handle,
         /// Which command, as the device numbers it.
         code: u32,
-        /// What goes with it, as the device lays it out. There is no room for an address: no memory
-        /// belongs to a command.
+        /// What goes with it, as the device lays it out.
         words: [u8; 8],
+        /// Memory for the device, in one segment, or none. It learns the address alone, so there
+        /// has to be as much as it reads or writes until the command ends.
+        memory: Payload,
+    },
+    /// Lends memory to a device that puts its messages there (FUSE over the ring), and waits for
+    /// the first. The memory stays the device's until the file is closed and all of its operations
+    /// have ended, whatever becomes of this one. Like a command it cannot be cancelled.
+    Lend {
+        /// The device.
+        handle: Handle,
+        /// Which of its queues.
+        queue: u16,
+        /// Two segments: for heads, and for what follows them.
+        memory: Payload,
+    },
+    /// Answers the message in lent memory, and waits for the next one there.
+    Exchange {
+        /// The device.
+        handle: Handle,
+        /// The queue that the memory was lent to.
+        queue: u16,
+        /// The message's number.
+        message: u64,
     },
 }
 

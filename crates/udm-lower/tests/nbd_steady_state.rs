@@ -12,33 +12,11 @@ mod server;
 
 use lanes::Lane;
 use server::{Script, Server, Style};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use udm_core::BioBox;
 use udm_driver::DriverChoice;
 use udm_lower::LowerRegistry;
+use udm_testkit::{Counting, allocations_here};
 use udm_types::{BioFlags, Op, Status};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call goes to the system's allocator unchanged; only a counter is added.
-#[allow(unsafe_code, reason = "an allocator cannot be written without")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the memory came from `alloc` above, so from the system's allocator.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -81,9 +59,9 @@ fn requests_in_steady_state_allocate_nothing() {
                 lane.submit(bio);
             }
             let found = (0..50).any(|_| {
-                let before = ALLOCATIONS.get();
+                let before = allocations_here();
                 round(&mut lane, 1000);
-                ALLOCATIONS.get() == before
+                allocations_here() == before
             });
             assert!(found, "{style:?} {choice:?}: no 1000 requests without an allocation");
             for _ in 0..30 {

@@ -148,7 +148,9 @@ impl SimState {
             | DriverOp::Send { .. }
             | DriverOp::Accept { .. }
             | DriverOp::Watch { .. }
-            | DriverOp::Command { .. } => {
+            | DriverOp::Command { .. }
+            | DriverOp::Lend { .. }
+            | DriverOp::Exchange { .. } => {
                 return self.refuse_op(lane, token, EINVAL, Payload::empty());
             }
         };

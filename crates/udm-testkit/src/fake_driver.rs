@@ -147,7 +147,8 @@ fn parts(op: DriverOp) -> (Option<Handle>, Payload) {
         DriverOp::Fallocate { .. }
         | DriverOp::Accept { .. }
         | DriverOp::Watch { .. }
-        | DriverOp::Command { .. } => (None, Payload::empty()),
+        | DriverOp::Exchange { .. } => (None, Payload::empty()),
+        DriverOp::Command { memory, .. } | DriverOp::Lend { memory, .. } => (None, memory),
     }
 }
 

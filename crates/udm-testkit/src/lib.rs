@@ -3,17 +3,22 @@
 //! [`TestWorld`] is a whole engine of several lanes in one thread, with [`MemLower`] devices that a
 //! test can look into, hold and fail, and a clock moved by hand. [`probe_type`] is a target that
 //! holds and pushes back on command, [`worker_type`] one with work of its own. [`mod@pattern`]
-//! makes sector-stamped data, [`Model`] says what a device must hold.
+//! makes sector-stamped data, [`Model`] says what a device must hold, [`Counting`] counts
+//! allocations.
+//!
+//! [`fuse_way`] is for tests that mount: which way the kernel hands requests over.
 //!
 //! The battery ([`conformance!`]) is the proof a target owes: one line enrols it, see
 //! `conformance/mod.rs`. Nothing here sleeps or looks at a real clock; every test waits for the
 //! thing itself.
 //!
 //! This crate is for tests only: helpers panic with a reason instead of returning errors.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod conformance;
+mod counting;
 mod fake_driver;
+pub mod fuse_way;
 mod io;
 mod mem_lower;
 mod pattern;
@@ -21,6 +26,7 @@ mod probe;
 mod worker;
 mod world;
 
+pub use counting::{Counting, allocations, allocations_here};
 pub use fake_driver::{FakeWorld, LaneProbe};
 pub use io::{Io, IoDone, IoTicket};
 pub use mem_lower::{DISCARDED_BYTE, MemLower, Seen};

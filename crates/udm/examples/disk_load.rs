@@ -7,11 +7,13 @@
 //! The longest wait of an access is printed, and how long the pauses were in which nobody got an
 //! answer: of the KILLS longest the middle one and the longest, since each kill makes one.
 //!
-//! `disk_load DEVICE SECONDS [KILLS]`; for `cargo xtask guest ublk`.
+//! `disk_load DEVICE SECONDS [KILLS]`; with `-` for the seconds it goes on until its standard input
+//! ends, so that no kill comes too late for it. For `cargo xtask guest ublk`.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,9 @@ const ALIGN_BYTES: usize = 4096;
 
 /// Shorter pauses are this machine's.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Standard input has ended.
+static IS_OVER: AtomicBool = AtomicBool::new(false);
 
 /// When somebody got an answer last, and the pauses before.
 static PAUSES: Mutex<(Option<Instant>, Vec<Duration>)> = Mutex::new((None, Vec::new()));
@@ -126,11 +131,11 @@ impl Writer {
         }
     }
 
-    fn run(mut self, until: Instant) -> Result<Seen, String> {
+    fn run(mut self, until: Option<Instant>) -> Result<Seen, String> {
         for block in 0..BLOCKS {
             self.versions[block as usize] = self.access(block, None)?;
         }
-        while Instant::now() < until {
+        while until.map_or(!IS_OVER.load(Ordering::Relaxed), |until| Instant::now() < until) {
             let random = self.next_random();
             let block = random % BLOCKS;
             if random >> 32 & 3 == 0 {
@@ -166,7 +171,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let until = Instant::now() + Duration::from_secs(seconds.parse().unwrap_or(1));
+    let until = seconds.parse().ok().map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    if until.is_none() {
+        std::thread::spawn(|| {
+            // However it ends, it has ended.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            IS_OVER.store(true, Ordering::Relaxed);
+        });
+    }
     let threads: Vec<_> = (0..WRITERS)
         .map(|number| {
             let path = path.clone();

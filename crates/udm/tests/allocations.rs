@@ -5,47 +5,14 @@
 //! thousand more must not allocate once. The loop counts on the lane's own thread, so that nothing
 //! that other threads do is counted.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::sync::mpsc::{self, Sender};
 use udm::runtime::{Runtime, RuntimeConfig};
 use udm_core::lifecycle::{DeviceKey, Reply, Request, RequestGauges};
 use udm_core::{Actor, ActorCx, BioBox};
 use udm_driver::DriverChoice;
 use udm_lane::{Buf, Payload};
+use udm_testkit::{Counting, allocations_here};
 use udm_types::{BioFlags, DeviceId, LaneId, Op};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that is ending has no counter any more, and is no lane at work.
-    let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; only a counter is added, and that
-// allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise about the layout is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, start: *mut u8, layout: Layout, len_bytes: usize) -> *mut u8 {
-        count();
-        // SAFETY: the memory came from the system's allocator; the caller's promise is passed on.
-        unsafe { System.realloc(start, layout, len_bytes) }
-    }
-
-    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the memory came from the system's allocator.
-        unsafe { System.dealloc(start, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -114,9 +81,9 @@ impl Actor for Meter {
         if !bio.status.is_ok() {
             self.outcome = Err(format!("{:?}", bio.status));
         } else if self.done == self.order.warm_up {
-            self.before = ALLOCATIONS.get();
+            self.before = allocations_here();
         } else if self.done == self.order.warm_up + MEASURED && self.outcome.is_ok() {
-            self.outcome = Ok(ALLOCATIONS.get() - self.before);
+            self.outcome = Ok(allocations_here() - self.before);
         }
         if self.outcome.is_ok() && self.done < self.order.warm_up + MEASURED {
             return self.submit(tag, bio, cx);

@@ -12,8 +12,9 @@
 //! The tricky case is nbdfuse, which is a client of an NBD server: both processes count, since
 //! both are needed to have the file.
 
-use super::lab::{Bench, fio_on_file, median};
+use super::lab::{Bench, Fio, fio_on_file, median};
 use super::{nbd::cpu, progress};
+use crate::fuse_rings::FuseRings;
 use crate::steps::{Failed, is_installed, release_udm};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -218,7 +219,7 @@ fn measure(
     more: &[String],
 ) -> Result<(f64, f64), Failed> {
     let before = server.cpu_seconds()?;
-    let (ios, iops) = fio_on_file(bench, &server.file, case, more)?;
+    let Fio { ios, iops, .. } = fio_on_file(bench, &server.file, case, more)?;
     let used = server.cpu_seconds()? - before;
     Ok((used * 1e6 / ios.max(1.0), iops))
 }
@@ -234,7 +235,20 @@ fn servers(bench: &Bench<'_>, is_file: bool) -> Result<Vec<Server>, Failed> {
         fs::write(&path, bytes).map_err(Failed::to("make a disk"))?;
         Ok(path.display().to_string())
     };
-    let mut servers = vec![our_own(bench, kind, if is_file { Some(disk("u")?) } else { None })?];
+    let mut servers = Vec::new();
+    for way in [Way::Reads, Way::Rings] {
+        let by_rings = matches!(way, Way::Rings);
+        let switched = FuseRings::switch(by_rings)?;
+        if by_rings && switched.is_none() {
+            println!("this kernel has no FUSE over io_uring; not measured");
+            continue;
+        }
+        let image = if is_file { Some(disk(way.place())?) } else { None };
+        let server = our_own(bench, way, kind, image)?;
+        server.await_mount()?;
+        drop(switched);
+        servers.push(server);
+    }
     if bench.has(&["qemu-storage-daemon"], "qemu-storage-daemon") {
         let node = match is_file {
             true => format!("driver=file,node-name=n,filename={}", disk("q")?),
@@ -264,13 +278,44 @@ fn servers(bench: &Bench<'_>, is_file: bool) -> Result<Vec<Server>, Failed> {
     Ok(servers)
 }
 
+/// How requests reach our server.
+#[derive(Clone, Copy)]
+enum Way {
+    Reads,
+    Rings,
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Way::Reads => "udm",
+            Way::Rings => "udm, io_uring",
+        }
+    }
+
+    /// What its files are called.
+    fn place(self) -> &'static str {
+        match self {
+            Way::Reads => "u",
+            Way::Rings => "r",
+        }
+    }
+}
+
 /// A daemon of ours with a linear device, exported.
-fn our_own(bench: &Bench<'_>, kind: &str, disk: Option<String>) -> Result<Server, Failed> {
-    let file = bench.dir.join(format!("u-{kind}"));
-    let socket = bench.dir.join(format!("u-{kind}.sock")).display().to_string();
+fn our_own(
+    bench: &Bench<'_>,
+    way: Way,
+    kind: &str,
+    disk: Option<String>,
+) -> Result<Server, Failed> {
+    let place = format!("{}-{kind}", way.place());
+    let file = bench.dir.join(&place);
+    let socket = bench.dir.join(format!("{place}.sock")).display().to_string();
     let udm = bench.udm.display().to_string();
     let daemon = ["daemon", "--socket", &socket].map(str::to_owned);
-    let server = Server::start("udm", file.clone(), &[[vec![udm], daemon.to_vec()].concat()])?;
+    let words = [vec![udm], daemon.to_vec()].concat();
+    let server = Server::start(way.name(), file.clone(), &[words])?;
     let below = disk.unwrap_or_else(|| format!("null:{SIZE_BYTES}"));
     let table = format!("0 {} linear {below} 0", SIZE_BYTES / 512);
     bench.json(&["--socket", &socket, "--json", "create", "d", "--table", &table])?;
@@ -303,7 +348,8 @@ fn introduction(bench: &Bench<'_>) -> String {
          Written by `cargo xtask bench fuse --write docs/benchmarks/fuse.md`: a device of 256 MiB as\n\
          one file, 4 KiB random direct I/O by fio (libaio), medians of {} interleaved rounds of {} s. CPU is\n\
          that of all threads of the server's processes, in user and kernel; for nbdfuse also those of\n\
-         the NBD server it needs. \"read 32\" is reads with 32 requests outstanding. Pinned means: the\n\
+         the NBD server it needs. \"udm, io_uring\" is a mount made while\n\
+         `/sys/module/fuse/parameters/enable_uring` was on. \"read 32\" is reads with 32 requests outstanding. Pinned means: the\n\
          server on processor 0, the client there too or on another one; unpinned figures for one\n\
          request at a time depend on where the scheduler puts both.\n\n\
          Machine: {} cores, Linux {}. Load average at the start (1, 5, 15 minutes): {}.\n",

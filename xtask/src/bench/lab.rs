@@ -1,7 +1,8 @@
 //! What measurements share: a folder, how often, and running things.
 //!
-//! Used by `multipath/`, `compress/` and `fuse.rs`. Nothing here measures anything. The tricky case
-//! is fio, which prints warnings before its JSON.
+//! Used by `multipath/`, `compress/`, `fuse.rs` and `nbd/tls.rs`. Nothing here measures anything.
+//! The tricky case is fio, which prints warnings before its JSON and reads half a second as none,
+//! so it is given milliseconds.
 
 use crate::steps::{Failed, is_installed};
 use serde_json::Value;
@@ -59,6 +60,11 @@ impl Bench<'_> {
         serde_json::from_slice(&output.stdout).map_err(Failed::to("read udm's JSON"))
     }
 
+    /// How long fio is to run: so many times as long as a measurement.
+    pub(crate) fn runtime(&self, times: f64) -> String {
+        format!("--runtime={:.0}ms", self.seconds * times * 1e3)
+    }
+
     /// Whether programs are there; says what is left out if not.
     pub(crate) fn has(&self, programs: &[&str], lost: &str) -> bool {
         match programs.iter().find(|program| !is_installed(program)) {
@@ -98,75 +104,70 @@ pub(crate) fn machine() -> String {
     )
 }
 
-/// What fio says of a job on an export.
+/// What fio says of a job, its reads and writes together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Fio {
+    pub(crate) ios: f64,
     pub(crate) iops: f64,
+    /// Of the slower kind, if it does both.
     pub(crate) p99_ms: f64,
 }
 
-/// Runs fio on an export; `words` say what.
+/// Runs fio on an export for the time of a measurement; `words` say what.
 pub(crate) fn fio(bench: &Bench<'_>, uri: &str, words: &[&str]) -> Result<Fio, Failed> {
-    let (uri, runtime) = (format!("--uri={uri}"), format!("--runtime={}", bench.seconds));
-    let output = Command::new("fio")
-        .args(["--name=m", "--ioengine=nbd", &uri, "--bs=4k", "--size=64M", "--time_based"])
-        .args([&*runtime, "--group_reporting", "--output-format=json"])
-        .args(words)
-        .current_dir(&bench.dir)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(Failed::to("run fio"))?;
-    if !output.status.success() {
-        let text = [output.stdout, output.stderr].concat();
-        return Err(Failed::new(format!("fio: {}", String::from_utf8_lossy(&text))));
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let json = text.find('{').map_or("", |at| &text[at..]);
-    let told: Value = serde_json::from_str(json).map_err(Failed::to("read fio's JSON"))?;
-    let job = &told["jobs"][0];
-    let side =
-        if job["read"]["total_ios"].as_u64() > Some(0) { &job["read"] } else { &job["write"] };
-    Ok(Fio {
-        iops: side["iops"].as_f64().unwrap_or(0.0),
-        p99_ms: side["clat_ns"]["percentile"]["99.000000"].as_f64().unwrap_or(0.0) / 1e6,
-    })
+    let (uri, runtime) = (format!("--uri={uri}"), bench.runtime(1.0));
+    let ours = ["--ioengine=nbd", &uri, "--bs=4k", "--size=64M", "--time_based", &runtime];
+    run_fio(&bench.dir, &[&ours, words, &["--group_reporting"]].concat())
 }
 
-/// Reads or writes 4 KiB at random through a file with direct I/O; how many, and how many a second.
-/// `more` are further words for fio.
+/// Reads or writes 4 KiB at random through a file with direct I/O. `more` are further words for
+/// fio.
 pub(crate) fn fio_on_file(
     bench: &Bench<'_>,
     file: &Path,
     (rw, depth): (&str, u32),
     more: &[String],
-) -> Result<(f64, f64), Failed> {
-    let words = [
-        format!("--filename={}", file.display()),
-        format!("--rw={rw}"),
-        format!("--iodepth={depth}"),
-        format!("--runtime={}", bench.seconds),
-    ];
+) -> Result<Fio, Failed> {
+    let (file, rw) = (format!("--filename={}", file.display()), format!("--rw={rw}"));
+    let (depth, runtime) = (format!("--iodepth={depth}"), bench.runtime(1.0));
+    let mut words = vec!["--ioengine=libaio", "--direct=1", "--bs=4k", "--time_based"];
+    words.extend(["--norandommap", "--randrepeat=0", &file, &rw, &depth, &runtime]);
+    words.extend(more.iter().map(String::as_str));
+    run_fio(&bench.dir, &words)
+}
+
+/// Runs fio in a folder, for whatever it leaves there; `words` say what.
+pub(crate) fn run_fio(dir: &Path, words: &[&str]) -> Result<Fio, Failed> {
     let output = Command::new("fio")
-        .args(["--name=m", "--ioengine=libaio", "--direct=1", "--bs=4k", "--time_based"])
-        .args(["--norandommap", "--randrepeat=0", "--output-format=json"])
+        .args(["--name=m", "--output-format=json"])
         .args(words)
-        .args(more)
-        .current_dir(&bench.dir)
+        .current_dir(dir)
         .stdin(Stdio::null())
         .output()
         .map_err(Failed::to("run fio"))?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
-        return Err(Failed::new(format!("fio: {text}{why}")));
+        return Err(Failed::new(format!("fio {}: {text}{why}", words.join(" "))));
     }
-    let json = text.find('{').map_or("", |at| &text[at..]);
-    let told: Value = serde_json::from_str(json).map_err(Failed::to("read fio's JSON"))?;
-    let sum = |field: &str| -> f64 {
-        let of = |side: &str| told["jobs"][0][side][field].as_f64().unwrap_or(0.0);
-        of("read") + of("write")
-    };
-    Ok((sum("total_ios"), sum("iops")))
+    told(&text)
+}
+
+/// Reads what fio has printed: warnings, then JSON with one job.
+fn told(text: &str) -> Result<Fio, Failed> {
+    let json = text.lines().position(|line| line.starts_with('{'));
+    let json: Vec<&str> = text.lines().skip(json.unwrap_or(0)).collect();
+    let told: Value =
+        serde_json::from_str(&json.join("\n")).map_err(Failed::to("read fio's JSON"))?;
+    let sides = [&told["jobs"][0]["read"], &told["jobs"][0]["write"]];
+    let sum =
+        |field: &str| -> f64 { sides.iter().map(|side| side[field].as_f64().unwrap_or(0.0)).sum() };
+    let p99_ns = sides.map(|side| side["clat_ns"]["percentile"]["99.000000"].as_f64());
+    Ok(Fio {
+        ios: sum("total_ios"),
+        iops: sum("iops"),
+        p99_ms: p99_ns.into_iter().flatten().fold(0.0, f64::max) / 1e6,
+    })
 }
 
 /// The middle one.
@@ -177,7 +178,18 @@ pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::{median, told};
+
+    #[test]
+    fn fio_is_heard_behind_its_warnings_with_both_kinds_together() {
+        let text = "fio: {odd} is ignored\n{\"jobs\": [{\n\
+                    \"read\": {\"total_ios\": 3, \"iops\": 1.5,\n\
+                    \"clat_ns\": {\"percentile\": {\"99.000000\": 2000000}}},\n\
+                    \"write\": {\"total_ios\": 4, \"iops\": 2.0}}]}\n";
+        let fio = told(text).expect("JSON");
+        assert_eq!((fio.ios, fio.iops, fio.p99_ms), (7.0, 3.5, 2.0));
+        assert!(told("nothing was measured").is_err());
+    }
 
     #[test]
     fn the_median_is_the_middle_one() {

@@ -45,7 +45,7 @@ enum Subject {
     /// An ext4 on a compress device: power cuts, and kills of the daemon.
     Compress(compress::Args),
     /// A device in use as a file: kills of the daemon.
-    Fuse(kills::Args),
+    Fuse(fuse::Args),
     /// NBD clients with many writes under way: kills of the daemon.
     Nbd(kills::Args),
 }
@@ -64,7 +64,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 pub(crate) fn short(root: &Path) -> Result<(), Failed> {
     multipath::run(root, &multipath::Args::short())?;
     compress::run(root, &compress::Args::short())?;
-    fuse::run(root, &kills::Args::short())?;
+    fuse::run(root, &fuse::Args::short(false))?;
+    fuse::run(root, &fuse::Args::short(true))?;
     nbd::run(root, &kills::Args::short())
 }
 

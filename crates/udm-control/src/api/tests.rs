@@ -52,7 +52,12 @@ fn types_of_file_and_code_have_the_same_fields() {
     let file = fields_in_file("\ntype ");
     let full = Selector { name: Some(String::new()), uuid: Some(String::new()), minor: Some(0) };
     let some = || Some(String::new());
-    let full_export = ExportState { block_device: some(), note: some(), ..ExportState::default() };
+    let full_export = ExportState {
+        block_device: some(),
+        transport: some(),
+        note: some(),
+        ..ExportState::default()
+    };
     let yes = Some(true);
     let full_tls = Tls { certificates: some(), psk: some(), required: yes, verify_peer: yes };
     let code = [

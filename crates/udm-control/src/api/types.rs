@@ -283,6 +283,9 @@ pub struct ExportState {
     /// The kernel's number of the disk, `MAJOR:MINOR`, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_device: Option<String>,
+    /// How the requests of a FUSE mount come: `read` (of `/dev/fuse`) or `io_uring`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
     /// Something its users should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

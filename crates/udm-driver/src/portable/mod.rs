@@ -198,7 +198,9 @@ impl Driver for PortableDriver {
                 }
             }
             // Only a ring can carry them.
-            OpKind::Command => self.refuse(token, op.payload, Errno(libc::ENOSYS)),
+            OpKind::Command | OpKind::Lend | OpKind::Exchange => {
+                self.refuse(token, op.payload, Errno(libc::ENOSYS))
+            }
             OpKind::Storage => {
                 let file = Arc::clone(&file.fd);
                 self.waiting.push_back(Job { token, file, shape, payload: op.payload });

@@ -43,8 +43,12 @@ pub(crate) fn run(
             })
         }
         // The driver tries these itself and never hands them to the pool.
-        Shape::Recv | Shape::Send | Shape::Accept | Shape::Watch | Shape::Command { .. } => {
-            Err(Errno(libc::EINVAL))
-        }
+        Shape::Recv
+        | Shape::Send
+        | Shape::Accept
+        | Shape::Watch
+        | Shape::Command { .. }
+        | Shape::Lend { .. }
+        | Shape::Exchange { .. } => Err(Errno(libc::EINVAL)),
     }
 }

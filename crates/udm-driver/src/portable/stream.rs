@@ -132,7 +132,11 @@ fn attempt(fd: &OwnedFd, class: FileClass, op: &StreamOp, vectors: &mut Vectors)
         // There is nothing to do but to tell.
         Shape::Watch => Ok(0),
         // The driver hands these to the pool.
-        Shape::Sync | Shape::Fallocate { .. } | Shape::Command { .. } => Err(Errno(libc::EINVAL)),
+        Shape::Sync
+        | Shape::Fallocate { .. }
+        | Shape::Command { .. }
+        | Shape::Lend { .. }
+        | Shape::Exchange { .. } => Err(Errno(libc::EINVAL)),
     }
 }
 

@@ -9,7 +9,7 @@
 
 use super::slots::{POLL_BIT, Slot};
 use crate::shape::{Shape, fallocate_mode};
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::{Entry, Entry128, Flags};
 use io_uring::{opcode, types};
 
 /// A descriptor as an entry names it.
@@ -23,9 +23,9 @@ pub(crate) struct Target {
 
 /// The submission entry of an operation whose payload lies in `slot`.
 #[inline]
-pub(crate) fn entry(shape: Shape, target: Target, slot: &mut Slot, multishot: bool) -> Entry {
+pub(crate) fn entry(shape: Shape, target: Target, slot: &mut Slot, multishot: bool) -> Entry128 {
     let fd = types::Fd(target.number);
-    let entry = match shape {
+    let entry: Entry = match shape {
         Shape::Read { offset_bytes } => read(fd, slot, offset_bytes),
         Shape::Write { offset_bytes, dsync } => {
             write(fd, slot, offset_bytes, if dsync { libc::RWF_DSYNC } else { 0 })
@@ -44,12 +44,21 @@ pub(crate) fn entry(shape: Shape, target: Target, slot: &mut Slot, multishot: bo
             opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build()
         }
         Shape::Watch => opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build(),
-        Shape::Command { code, words } => command(fd, code, words),
+        Shape::Command { code, words } => command(fd, slot, code, words),
+        Shape::Lend { queue } => return with_flags(lend(fd, slot, queue), target),
+        Shape::Exchange { queue, message } => {
+            return with_flags(fuse_command(fd, FUSE_COMMIT, queue, message, None), target);
+        }
         Shape::Accept => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
             .flags(libc::SOCK_CLOEXEC)
             .build(),
     };
-    // The opcode builders choose this flag by the *type* of the descriptor; here it is a value.
+    with_flags(entry.into(), target)
+}
+
+/// The opcode builders choose this flag by the *type* of the descriptor; here it is a value.
+#[inline]
+fn with_flags(entry: Entry128, target: Target) -> Entry128 {
     if target.fixed { entry.flags(Flags::FIXED_FILE) } else { entry }
 }
 
@@ -73,10 +82,39 @@ pub(crate) fn wait_for_message(target: Target, user_data: u64) -> Entry {
     poll.flags(flags).user_data(user_data | POLL_BIT)
 }
 
-/// Where a ublk command has room for an address, there is always zero.
-fn command(fd: types::Fd, code: u32, words: [u8; 8]) -> Entry {
+/// `FUSE_IO_URING_CMD_REGISTER` and `_COMMIT_AND_FETCH`.
+const FUSE_REGISTER: u32 = 1;
+const FUSE_COMMIT: u32 = 2;
+/// Where the length is in a submission entry, which the crate has no way to set for a command.
+const LEN_AT: usize = 24;
+
+/// Lends the segments of the slot's payload: two, or the kernel refuses.
+fn lend(fd: types::Fd, slot: &mut Slot, queue: u16) -> Entry128 {
+    let list = slot.vectors().iovecs();
+    let (begin, count) = (list.as_ptr() as u64, list.len() as u32);
+    let mut entry = fuse_command(fd, FUSE_REGISTER, queue, 0, Some(begin));
+    let len = (&raw mut entry).cast::<u8>().wrapping_add(LEN_AT).cast::<u32>();
+    // SAFETY: an entry is the kernel's structure of 128 bytes, of which bytes 24 to 28 are a number
+    // of this type at this alignment; see `struct io_uring_sqe`.
+    unsafe { len.write(count) };
+    entry
+}
+
+/// `struct fuse_uring_cmd_req`: flags, the message's number, the queue.
+fn fuse_command(fd: types::Fd, code: u32, queue: u16, message: u64, list: Option<u64>) -> Entry128 {
+    let mut bytes = [0; 80];
+    bytes[8..16].copy_from_slice(&message.to_ne_bytes());
+    bytes[16..18].copy_from_slice(&queue.to_ne_bytes());
+    opcode::UringCmd80::new(fd, code).cmd(bytes).addr(list).build()
+}
+
+/// A ublk command has room for one address; zero if it has no memory.
+fn command(fd: types::Fd, slot: &Slot, code: u32, words: [u8; 8]) -> Entry {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&words);
+    if let Some(segment) = slot.payload.segments().next() {
+        bytes[8..].copy_from_slice(&(segment.as_ptr() as u64).to_ne_bytes());
+    }
     opcode::UringCmd16::new(fd, code).cmd(bytes).build()
 }
 

@@ -53,15 +53,18 @@ pub(crate) use setup::{Abilities, Age};
 /// Flags of `io_uring_enter`.
 const ENTER_GETEVENTS: u32 = 1;
 
+/// A ring with room for the commands of FUSE.
+type Ring = IoUring<squeue::Entry128>;
+
 /// A lane's ring.
 pub(crate) struct UringDriver {
-    ring: IoUring,
+    ring: Ring,
     abilities: Abilities,
     files: HandleTable<RingFile>,
     slots: Slots,
     /// Entries that found the submission queue full, in order. Bounded by what the lane has in
     /// flight, which the fronts bound.
-    backlog: VecDeque<squeue::Entry>,
+    backlog: VecDeque<squeue::Entry128>,
     /// Completions of operations the kernel never saw.
     refused: Vec<Completion>,
     /// Files rung since the queue was last empty. Each counts as an operation of its file until
@@ -86,6 +89,8 @@ struct RingFile {
     in_flight: u32,
     /// Reads that wait for a message, if it is a queue of such.
     takes: messages::Takes,
+    /// Memory that a device puts its messages into, until nothing is in flight on the closed file.
+    lent: Vec<Payload>,
     /// Closed by the lane; goes when `in_flight` reaches zero.
     closing: bool,
 }
@@ -126,7 +131,8 @@ impl UringDriver {
 
     /// Queues an entry. Every address in it points into a slot (see `entry.rs`), or it has none.
     #[inline]
-    fn push(&mut self, entry: squeue::Entry) {
+    fn push(&mut self, entry: impl Into<squeue::Entry128>) {
+        let entry = entry.into();
         if self.backlog.is_empty() {
             let mut queue = self.ring.submission();
             // SAFETY: the memory the entry names belongs to a slot, which is freed only when the
@@ -232,7 +238,12 @@ impl UringDriver {
         if kind == OpKind::Take && self.take_goes_on(handle, user_data, result, completions) {
             return;
         }
-        let Some((token, handle, payload)) = self.slots.remove(user_data) else { return };
+        let Some((token, handle, mut payload)) = self.slots.remove(user_data) else { return };
+        if kind == OpKind::Lend
+            && let Some(file) = self.files.get_mut(handle)
+        {
+            file.lent.push(std::mem::take(&mut payload));
+        }
         completions.push(Completion { token, result, payload, more: false });
         self.ended_on(handle);
     }
@@ -332,7 +343,8 @@ impl Driver for UringDriver {
         let key = if class == FileClass::Storage { cached_file(&fd) } else { None };
         let cached = key.map(|key| self.writer.assign(key));
         let takes = messages::Takes::default();
-        let file = RingFile { fd, target, class, cached, in_flight: 0, takes, closing: false };
+        let (lent, in_flight, closing) = (Vec::new(), 0, false);
+        let file = RingFile { fd, target, class, cached, in_flight, takes, lent, closing };
         let handle = self.files.insert(file)?;
         let place = index_of(handle);
         if place < self.abilities.fixed_files

@@ -15,11 +15,13 @@
 //! says which step it was.
 
 use super::DriverError;
-use io_uring::{IoUring, Probe, opcode};
+use super::Ring;
+use io_uring::{Probe, opcode};
 use udm_lane::Errno;
 
 /// Entries of the submission queue. A lane's turn seldom starts more operations than this; what
-/// goes beyond waits in the driver's backlog. 1024 entries cost 64 KiB a lane.
+/// goes beyond waits in the driver's backlog. 1024 entries cost 128 KiB a lane: each has 128 bytes,
+/// since the commands of FUSE need more room than the usual 64.
 const SQ_ENTRIES: u32 = 1024;
 
 /// Entries of the completion queue: four times as many, since operations of several turns (and
@@ -55,7 +57,7 @@ pub(crate) enum Age {
 }
 
 /// Makes a ring and tries it.
-pub(crate) fn open_ring(age: Age) -> Result<(IoUring, Abilities), DriverError> {
+pub(crate) fn open_ring(age: Age) -> Result<(Ring, Abilities), DriverError> {
     let (mut ring, flavour) = match age {
         Age::Current => build()?,
         Age::Oldest => (build_plain()?, "plain"),
@@ -79,8 +81,8 @@ pub(crate) fn open_ring(age: Age) -> Result<(IoUring, Abilities), DriverError> {
     Ok((ring, Abilities { fixed_files, multishot_accept, skips_success, flavour }))
 }
 
-fn build() -> Result<(IoUring, &'static str), DriverError> {
-    let deferred = IoUring::builder()
+fn build() -> Result<(Ring, &'static str), DriverError> {
+    let deferred = Ring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_taskrun_flag()
@@ -92,7 +94,7 @@ fn build() -> Result<(IoUring, &'static str), DriverError> {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
         Err(error) => return Err(DriverError::refused_by("io_uring_setup", &error)),
     }
-    let cooperative = IoUring::builder()
+    let cooperative = Ring::builder()
         .setup_coop_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
@@ -104,15 +106,15 @@ fn build() -> Result<(IoUring, &'static str), DriverError> {
     build_plain().map(|ring| (ring, "plain"))
 }
 
-fn build_plain() -> Result<IoUring, DriverError> {
-    IoUring::builder()
+fn build_plain() -> Result<Ring, DriverError> {
+    Ring::builder()
         .setup_cqsize(CQ_ENTRIES)
         .build(SQ_ENTRIES)
         .map_err(|error| DriverError::refused_by("io_uring_setup", &error))
 }
 
 /// Asks the kernel for the operations used. True if it also has multishot accept.
-fn check_operations(ring: &IoUring) -> Result<bool, DriverError> {
+fn check_operations(ring: &Ring) -> Result<bool, DriverError> {
     let mut probe = Probe::new();
     ring.submitter()
         .register_probe(&mut probe)
@@ -138,9 +140,9 @@ fn check_operations(ring: &IoUring) -> Result<bool, DriverError> {
     Ok(probe.is_supported(opcode::Socket::CODE))
 }
 
-fn no_operation(ring: &mut IoUring) -> Result<(), DriverError> {
+fn no_operation(ring: &mut Ring) -> Result<(), DriverError> {
     // SAFETY: a NOP refers to no memory.
-    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
+    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build().into()) };
     pushed.expect("invariant: the queue of a new ring has room");
     ring.submit_and_wait(1).map_err(|error| DriverError::refused_by("io_uring_enter", &error))?;
     let result = ring.completion().next().map(|entry| entry.result());
@@ -152,7 +154,7 @@ fn no_operation(ring: &mut IoUring) -> Result<(), DriverError> {
 }
 
 /// Registers an empty file table as large as the kernel allows (it may not exceed `nofile`).
-fn register_table(ring: &IoUring) -> u32 {
+fn register_table(ring: &Ring) -> u32 {
     let submitter = ring.submitter();
     for count in [FIXED_FILES, 1024, 256] {
         if submitter.register_files_sparse(count).is_ok() {

@@ -100,10 +100,11 @@ impl Slots {
             .collect()
     }
 
-    /// Frees the slots of operations whose end nobody waits for and that own no memory.
+    /// Frees the slots of operations whose end nobody waits for. Their memory stays behind, since
+    /// the kernel may still have it.
     pub(crate) fn forget(&mut self, matches: impl FnMut(&Slot) -> bool) {
         for user_data in self.find(matches) {
-            self.remove(user_data);
+            std::mem::forget(self.remove(user_data));
         }
     }
 

@@ -6,7 +6,8 @@
 //! left behind with its memory, on purpose: a leak at the end of a lane is harmless, a write into
 //! memory that somebody else uses is not.
 //!
-//! Commands of devices end with the ring itself, and own nothing; nobody waits for them.
+//! Commands of devices end with the ring itself; nobody waits for them, and their memory is left.
+//! What was lent before is left with the file it was lent to.
 //!
 //! A connection accepted meanwhile is closed, since nobody will ever learn of it.
 
@@ -26,7 +27,9 @@ const DROP_WAIT_MS: u64 = 2_000;
 impl Drop for UringDriver {
     fn drop(&mut self) {
         let deadline = clock::now() + Nanos::from_millis(DROP_WAIT_MS);
-        self.slots.forget(|slot| slot.kind == OpKind::Command);
+        let has_lent = !self.slots.find(|slot| slot.kind == OpKind::Exchange).is_empty();
+        self.slots
+            .forget(|slot| matches!(slot.kind, OpKind::Command | OpKind::Lend | OpKind::Exchange));
         self.cancel_all(|slot| slot.kind != OpKind::Storage);
         while self.slots.live_count() > 0 && clock::now() < deadline {
             self.refill();
@@ -38,8 +41,9 @@ impl Drop for UringDriver {
             self.wake.settle();
             self.discard();
         }
-        if self.writer.is_busy() {
-            // The thread names files by their descriptors, whose numbers must not be used again.
+        if self.writer.is_busy() || has_lent {
+            // The thread names files by their descriptors, whose numbers must not be used again;
+            // and the memory that a device has is theirs.
             std::mem::forget(std::mem::replace(&mut self.files, HandleTable::new()));
         }
         if self.slots.live_count() > 0 {

@@ -65,6 +65,7 @@ on_every_driver! {
         an_empty_transfer_does_nothing,
         close_lets_operations_in_flight_finish,
         a_command_of_a_file_that_has_none_is_refused,
+        memory_is_lent_to_devices_only,
         a_copy_at_once_copies_or_says_that_it_cannot,
         a_pipe_waits_for_its_data;
     sockets:

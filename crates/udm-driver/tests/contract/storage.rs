@@ -193,12 +193,36 @@ pub(crate) fn a_pipe_waits_for_its_data(mut rig: Rig) {
 
 pub(crate) fn a_command_of_a_file_that_has_none_is_refused(mut rig: Rig) {
     let handle = rig.register(scratch_file());
-    let refused = rig.run(DriverOp::Command { handle, code: 0xC010_7520, words: [0; 8] });
+    let refused = rig.run(DriverOp::Command {
+        handle,
+        code: 0xC010_7520,
+        words: [0; 8],
+        memory: Payload::empty(),
+    });
     assert!(refused.is_err(), "{refused:?}");
     // The file is as it was.
     assert_eq!(rig.run(write(handle, 0, b"still", false)), Ok(5));
     rig.driver.close(handle);
-    let late = rig.run(DriverOp::Command { handle, code: 0xC010_7520, words: [0; 8] });
+    let late = rig.run(DriverOp::Command {
+        handle,
+        code: 0xC010_7520,
+        words: [0; 8],
+        memory: Payload::empty(),
+    });
+    assert_eq!(late, Err(Errno(libc::EBADF)));
+}
+
+pub(crate) fn memory_is_lent_to_devices_only(mut rig: Rig) {
+    let handle = rig.register(scratch_file());
+    let memory = payload_of(&[0; 288]);
+    let refused = rig.run(DriverOp::Lend { handle, queue: 0, memory });
+    assert!(refused.is_err(), "{refused:?}");
+    let refused = rig.run(DriverOp::Exchange { handle, queue: 0, message: 7 });
+    assert!(refused.is_err(), "{refused:?}");
+    // The file is as it was.
+    assert_eq!(rig.run(write(handle, 0, b"still", false)), Ok(5));
+    rig.driver.close(handle);
+    let late = rig.run(DriverOp::Exchange { handle, queue: 0, message: 7 });
     assert_eq!(late, Err(Errno(libc::EBADF)));
 }
 

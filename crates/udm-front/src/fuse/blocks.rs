@@ -29,7 +29,7 @@ impl MountServer {
 
     /// Has another lane help, if one sleeps.
     pub(super) fn crowded(&mut self, cx: &mut ActorCx<'_>) {
-        if self.draining || self.handle.is_none() {
+        if self.draining || self.has_ring || self.handle.is_none() {
             return;
         }
         if !self.is_home() {
@@ -39,14 +39,14 @@ impl MountServer {
             return;
         }
         let Some((place, holds)) = self.team.invite() else { return };
-        self.tell(place, TeamNote::Invite { holds }, cx);
+        self.tell(place, TeamNote::Invite { holds, queues: Vec::new() }, cx);
     }
 
     /// A note of another server of this mount.
     pub(super) fn hear(&mut self, from: Place, note: TeamNote, cx: &mut ActorCx<'_>) {
         let of_the_end = matches!(note, TeamNote::Left { .. } | TeamNote::End { .. });
         if self.handle.is_none() && !of_the_end {
-            return;
+            return self.decline(from, note, cx);
         }
         match note {
             TeamNote::Left { mate } => {
@@ -78,13 +78,18 @@ impl MountServer {
                 }
             }
             TeamNote::Done { patch } => self.patch_done(patch, cx),
+            TeamNote::Unfit { mate, queues } => {
+                self.team.unfit(mate);
+                if queues.is_empty() { self.crowded(cx) } else { self.join_rings(&queues, cx) }
+            }
+            TeamNote::Refused => self.leave_rings(cx),
             TeamNote::Rested => self.has_asked = false,
-            TeamNote::Invite { holds } => {
+            TeamNote::Invite { holds, queues } => {
                 self.home = Some(from);
                 for (patch, change) in holds {
                     self.take_blocks(Who::Patch(patch), change, cx);
                 }
-                self.wake_up(cx);
+                if queues.is_empty() { self.wake_up(cx) } else { self.join_rings(&queues, cx) }
             }
             TeamNote::Hold { patch, change } if self.is_awake => {
                 self.take_blocks(Who::Patch(patch), change, cx);
@@ -99,6 +104,33 @@ impl MountServer {
                 self.leave_blocks(Who::Patch(patch), cx);
                 self.rest_if_idle(cx);
             }
+        }
+    }
+
+    /// Answers for a mate that cannot help, or has ended: nobody waits for it.
+    fn decline(&mut self, from: Place, note: TeamNote, cx: &mut ActorCx<'_>) {
+        let Some(mate) = self.mate else { return };
+        match note {
+            TeamNote::Invite { holds, queues } => {
+                for (patch, _) in holds {
+                    self.tell(from, TeamNote::Held { patch }, cx);
+                }
+                self.tell(from, TeamNote::Unfit { mate, queues }, cx);
+            }
+            // It was sent before the home knew.
+            TeamNote::Hold { patch, .. } => self.tell(from, TeamNote::Held { patch }, cx),
+            TeamNote::Left { .. }
+            | TeamNote::End { .. }
+            | TeamNote::Crowded
+            | TeamNote::Asleep { .. }
+            | TeamNote::Want { .. }
+            | TeamNote::Held { .. }
+            | TeamNote::Done { .. }
+            | TeamNote::Unfit { .. }
+            | TeamNote::Refused
+            | TeamNote::Rested
+            | TeamNote::Go { .. }
+            | TeamNote::Release { .. } => {}
         }
     }
 

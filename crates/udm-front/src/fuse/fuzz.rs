@@ -27,7 +27,7 @@ pub fn session(bytes: &[u8]) {
     let read_only = bytes.first().is_some_and(|byte| byte & 1 == 1);
     let file =
         FileView { size_bytes: SIZE_BYTES, block_bytes: 4096, read_only, ..FileView::default() };
-    let mut session = Session::new(file);
+    let mut session = Session::new(file, true);
     let mut changes = Changes::new(8);
     let mut rest = bytes.get(1..).unwrap_or(&[]);
     let mut count = 0;

@@ -21,8 +21,10 @@
 //! The peer is this machine's kernel, but what it passes on was chosen by any program, and the
 //! session trusts neither. The bytes are in `docs/formats/fuse.md`.
 
+pub mod abort;
 mod blocks;
 mod change;
+mod exchange;
 pub mod fuzz;
 pub mod mount;
 pub mod reply;

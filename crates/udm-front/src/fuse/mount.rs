@@ -344,13 +344,18 @@ fn is_ours(path: &Path) -> bool {
 
 /// The type of what is mounted at `path`, by the kernel's list: of several, the last.
 fn type_at<'a>(list: &'a [u8], path: &Path) -> Option<&'a [u8]> {
+    let mut words = line_of(list, path)?.split(|byte| *byte == b' ');
+    words.find(|word| *word == b"-")?;
+    words.next()
+}
+
+/// What the kernel's list says of what is mounted at `path`: of several, the last.
+pub(super) fn line_of<'a>(list: &'a [u8], path: &Path) -> Option<&'a [u8]> {
     use std::os::unix::ffi::OsStrExt;
     let wanted = path.as_os_str().as_bytes();
-    list.split(|byte| *byte == b'\n').rev().find_map(|line| {
-        let mut words = line.split(|byte| *byte == b' ');
-        (unescaped(words.nth(4)?) == wanted).then_some(())?;
-        words.find(|word| *word == b"-")?;
-        words.next()
+    list.split(|byte| *byte == b'\n').rev().find(|line| {
+        let place = line.split(|byte| *byte == b' ').nth(4);
+        place.is_some_and(|place| unescaped(place) == wanted)
     })
 }
 

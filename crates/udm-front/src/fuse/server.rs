@@ -23,6 +23,7 @@
 //! holds blocks for patches of others, so all stay until the home has nothing left to answer.
 
 use super::change::{Change, Changes};
+use super::exchange::Lent;
 use super::reply::{Answer, errno_of};
 use super::session::{Event, FileView, IO_BYTES_MAX, Session};
 use super::team::{Place, Team, TeamMessage, TeamNote, Who};
@@ -62,6 +63,8 @@ const LULL_TURNS: u32 = 32;
 /// Set in the word of an operation that sends an answer.
 const OP_ANSWER: u32 = 1 << 16;
 
+/// The kernel does not want the rings after all.
+const EOPNOTSUPP: i32 = 95;
 /// Errors of reading `/dev/fuse` after which one reads again: the request was called off.
 const TRY_AGAIN: [i32; 3] = [2, 4, 11];
 
@@ -80,17 +83,26 @@ pub struct Served {
     pub gid: u32,
     /// When it was mounted, in seconds since 1970.
     pub since_s: u64,
+    /// The kernel's queues of a connection, if requests may come through the lanes' rings.
+    pub ring_queues: Option<u16>,
 }
 
 /// What happens to a mount, for its control side. Told on the lane: do not block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MountEvent {
     /// The handshake is over.
-    Ready,
+    Ready {
+        /// Requests come through the rings of the lanes, not by reads of `/dev/fuse`.
+        by_ring: bool,
+    },
     /// The kernel speaks another protocol.
     Refused,
+    /// The rings were switched off during the handshake; requests come by reads.
+    RingsRefused,
     /// The device has another size; who asks for it gets the new one.
     Resized,
+    /// Nothing is under way any more, but the kernel has our memory: abort the connection.
+    Abort,
     /// Nothing is served any more: unmounted, aborted, or stopped.
     Ended,
 }
@@ -115,6 +127,8 @@ pub enum MountOrder {
     },
     /// Asks how often the file was opened on this lane, less how often it was closed.
     Count(Box<dyn FnOnce(i32) + Send>),
+    /// The connection has been aborted, or cannot be: end, whatever is under way. For the home.
+    Close,
 }
 
 impl fmt::Debug for MountOrder {
@@ -122,6 +136,7 @@ impl fmt::Debug for MountOrder {
         match self {
             MountOrder::Stop { cut, .. } => write!(f, "Stop(cut: {cut})"),
             MountOrder::Count(_) => f.write_str("Count"),
+            MountOrder::Close => f.write_str("Close"),
         }
     }
 }
@@ -164,6 +179,8 @@ pub(super) struct Slot {
     pub(super) phase: Phase,
     /// The number of the patch it does.
     pub(super) patch: Option<u32>,
+    /// What the kernel has of it, if it goes round without `/dev/fuse`.
+    pub(super) lent: Option<Lent>,
 }
 
 /// The server.
@@ -175,7 +192,7 @@ pub struct MountServer {
     pub(super) block_bytes: u64,
     pub(super) slots: Vec<Slot>,
     pub(super) changes: Changes<Who>,
-    tell: Box<dyn Fn(MountEvent) + Send>,
+    pub(super) tell: Box<dyn Fn(MountEvent) + Send>,
     /// Its number among the mates; none is the home.
     pub(super) mate: Option<u16>,
     /// Where the home is, for a mate that has heard of it.
@@ -190,6 +207,14 @@ pub struct MountServer {
     /// come ask for themselves.
     pub(super) has_asked: bool,
     pub(super) draining: bool,
+    /// Requests come through the rings of the lanes.
+    pub(super) has_ring: bool,
+    /// The handshake was answered a moment ago.
+    is_fresh: bool,
+    /// The kernel did not want the rings after all.
+    pub(super) is_refused: bool,
+    /// The control side knows that the connection is to be aborted.
+    has_asked_to_abort: bool,
     /// Nothing will be said or done any more.
     has_left: bool,
     done: Vec<Box<dyn FnOnce() + Send>>,
@@ -233,7 +258,7 @@ impl MountServer {
         mates: Vec<(LaneId, ActorId)>,
         tell: Box<dyn Fn(MountEvent) + Send>,
     ) -> MountServer {
-        let session = Session::new(file_view(&served));
+        let session = Session::new(file_view(&served), served.ring_queues.is_some());
         let mut home = MountServer::blank(connection, served, session, tell);
         home.team = Team::new(mates);
         home.reads = true;
@@ -274,6 +299,10 @@ impl MountServer {
             is_awake: false,
             has_asked: false,
             draining: false,
+            has_ring: false,
+            is_fresh: false,
+            is_refused: false,
+            has_asked_to_abort: false,
             has_left: false,
             done: Vec::new(),
             turn: Turn::default(),
@@ -302,24 +331,45 @@ impl MountServer {
         }
         (self.reads, self.is_awake, self.has_asked) = (true, true, false);
         self.turn = Turn { at: cx.now(), messages: 2, lull: 0, full: 0 };
-        if self.slots.is_empty() {
-            self.slots.extend((0..SLOTS).map(|_| {
-                let buf = Buf::alloc(BUF_BYTES);
-                Slot { buf, phase: Phase::Idle, patch: None }
-            }));
-        }
-        for at in 0..SLOTS {
+        // One is enough for the home's handshake, if more may not be needed.
+        let may_ring = self.is_home() && self.served.ring_queues.is_some();
+        let count = if may_ring { 1 } else { SLOTS };
+        self.grow(count, None);
+        self.receive_everywhere(cx);
+    }
+
+    /// Has every slot that does nothing wait for a message.
+    pub(super) fn receive_everywhere(&mut self, cx: &mut ActorCx<'_>) {
+        for at in 0..self.slots.len() {
             if matches!(self.slots[at].phase, Phase::Idle) {
                 self.receive(at, cx);
             }
         }
     }
 
+    /// Makes slots until there are so many.
+    pub(super) fn grow(&mut self, count: usize, lent: Option<Lent>) {
+        while self.slots.len() < count {
+            let buf = Buf::alloc(BUF_BYTES);
+            self.slots.push(Slot { buf, phase: Phase::Idle, patch: None, lent });
+        }
+    }
+
+    /// The handshake is over, and the kernel knows our answer.
+    fn spread_out(&mut self, cx: &mut ActorCx<'_>) {
+        (self.tell)(MountEvent::Ready { by_ring: self.session.has_ring() });
+        if self.session.has_ring() {
+            return self.deal_queues(cx);
+        }
+        self.grow(SLOTS, None);
+        self.receive_everywhere(cx);
+    }
+
     /// Stops to read; what is under way goes on.
     fn stop_reading(&mut self, cx: &mut ActorCx<'_>) {
         self.reads = false;
         for (at, slot) in (0_u32..).zip(&self.slots) {
-            if matches!(slot.phase, Phase::Receiving) {
+            if matches!(slot.phase, Phase::Receiving) && slot.lent.is_none() {
                 cx.cancel_op(at);
             }
         }
@@ -329,7 +379,8 @@ impl MountServer {
     /// Waits for a message in this slot.
     fn receive(&mut self, at: usize, cx: &mut ActorCx<'_>) {
         let slot = &mut self.slots[at];
-        let Some(handle) = self.handle.filter(|_| self.reads) else {
+        let reads = self.reads && slot.lent.is_none();
+        let Some(handle) = self.handle.filter(|_| reads) else {
             slot.phase = Phase::Idle;
             return self.rest_if_idle(cx);
         };
@@ -340,6 +391,14 @@ impl MountServer {
     }
 
     fn received(&mut self, at: usize, result: Result<u32, Errno>, cx: &mut ActorCx<'_>) {
+        if self.slots[at].lent.is_some() {
+            return match result {
+                Ok(_) => self.received_lent(at, cx),
+                Err(Errno(EOPNOTSUPP)) => self.leave_rings(cx),
+                // The connection was aborted, or unmounted.
+                Err(_) => self.end(cx),
+            };
+        }
         self.free -= 1;
         let len = match result {
             Ok(len) => len as usize,
@@ -350,7 +409,14 @@ impl MountServer {
             Err(_) => return self.end(cx),
         };
         self.turn.count(cx.now());
-        self.take(at, len, cx);
+        let mut head = [0; HEAD_BYTES_MAX];
+        let there = len.min(HEAD_BYTES_MAX);
+        self.slots[at].buf.copy_out(MESSAGE_AT, &mut head[..there]);
+        self.take(at, &head[..there], len, cx);
+        // With one slot for the handshake it only seems that there is much to do.
+        if self.has_ring || self.is_fresh {
+            return;
+        }
         if self.turn.full >= FULL_TURNS || self.free == 0 {
             self.turn.full = 0;
             self.crowded(cx);
@@ -361,23 +427,21 @@ impl MountServer {
         }
     }
 
-    /// Takes a message that has arrived.
-    fn take(&mut self, at: usize, len: usize, cx: &mut ActorCx<'_>) {
-        let mut head = [0; HEAD_BYTES_MAX];
-        let head = &mut head[..len.min(HEAD_BYTES_MAX)];
-        self.slots[at].buf.copy_out(MESSAGE_AT, head);
+    /// Takes a message of `len` bytes that has arrived and begins like this.
+    pub(super) fn take(&mut self, at: usize, head: &[u8], len: usize, cx: &mut ActorCx<'_>) {
         match self.session.take(head, len) {
             Event::Command(command) => self.start(at, command, cx),
             Event::Answer(answer) => self.answer(at, &answer, cx),
             Event::Ready(answer) => {
+                self.is_fresh = true;
                 self.answer(at, &answer, cx);
-                (self.tell)(MountEvent::Ready);
             }
             Event::Refused(answer) => {
                 self.answer(at, &answer, cx);
                 (self.tell)(MountEvent::Refused);
                 self.drain(cx);
             }
+            Event::Quiet if self.slots[at].lent.is_some() => self.exchange(at, cx),
             Event::Quiet => self.receive(at, cx),
             Event::Broken(_) => self.end(cx),
         }
@@ -389,6 +453,9 @@ impl MountServer {
     }
 
     pub(super) fn send(&mut self, at: usize, begin: usize, len: usize, cx: &mut ActorCx<'_>) {
+        if self.slots[at].lent.is_some() {
+            return self.answer_lent(at, (begin, len), cx);
+        }
         let Some(handle) = self.handle else { return };
         let slot = &mut self.slots[at];
         slot.phase = Phase::Answering;
@@ -411,13 +478,18 @@ impl MountServer {
 
     /// Nothing may be under way any more: a mate says that it sleeps, a home that drains ends.
     pub(super) fn rest_if_idle(&mut self, cx: &mut ActorCx<'_>) {
-        let waits_for_it = if self.is_home() { self.draining } else { self.is_awake };
-        let is_idle = |slot: &Slot| matches!(slot.phase, Phase::Idle);
+        let sleeps = self.draining || !self.has_ring;
+        let waits_for_it = if self.is_home() { self.draining } else { self.is_awake && sleeps };
+        let is_idle = |slot: &Slot| match slot.phase {
+            Phase::Idle => true,
+            Phase::Receiving => slot.lent.is_some(),
+            _ => false,
+        };
         if self.reads || !waits_for_it || !self.slots.iter().all(is_idle) {
             return;
         }
         match self.mate {
-            None if self.team.awake().next().is_none() => self.end(cx),
+            None if self.team.awake().next().is_none() => self.cut(cx),
             // A mate says so, and then this is looked at again.
             None => {}
             Some(mate) if self.changes.is_empty() => {
@@ -426,6 +498,16 @@ impl MountServer {
             }
             // It holds blocks for others.
             Some(_) => {}
+        }
+    }
+
+    /// Ends, whatever is under way. What the kernel has of us only the control side can take back.
+    fn cut(&mut self, cx: &mut ActorCx<'_>) {
+        if !self.has_ring {
+            return self.end(cx);
+        }
+        if !std::mem::replace(&mut self.has_asked_to_abort, true) {
+            (self.tell)(MountEvent::Abort);
         }
     }
 
@@ -476,8 +558,9 @@ impl MountServer {
             MountOrder::Stop { done, .. } if self.has_left => done(),
             MountOrder::Stop { cut, done } => {
                 self.done.push(done);
-                if cut { self.end(cx) } else { self.drain(cx) }
+                if cut { self.cut(cx) } else { self.drain(cx) }
             }
+            MountOrder::Close => self.end(cx),
         }
     }
 }
@@ -505,7 +588,7 @@ impl Actor for MountServer {
         match (self.is_home(), self.handle) {
             (true, Some(_)) => self.wake_up(cx),
             (true, None) => self.leave(cx),
-            // A mate waits for the home's first word. Without a handle it never helps.
+            // A mate waits for the home's first word. Without a handle it says then that it cannot.
             (false, _) => {}
         }
     }
@@ -529,6 +612,9 @@ impl Actor for MountServer {
         } else {
             // An answer nobody waits for any more is refused, which harms nobody.
             self.receive(at, cx);
+            if std::mem::take(&mut self.is_fresh) {
+                self.spread_out(cx);
+            }
         }
     }
 

@@ -113,6 +113,8 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Session {
     file: FileView,
+    wants_ring: bool,
+    has_ring: bool,
     is_ready: bool,
     open_count: i32,
 }
@@ -122,13 +124,18 @@ type Refusal = i32;
 
 impl Session {
     /// Before the handshake.
-    pub fn new(file: FileView) -> Session {
-        Session { file, is_ready: false, open_count: 0 }
+    pub fn new(file: FileView, wants_ring: bool) -> Session {
+        Session { file, wants_ring, has_ring: false, is_ready: false, open_count: 0 }
     }
 
     /// After a handshake that another lane of the mount has had.
     pub fn joined(file: FileView) -> Session {
-        Session { file, is_ready: true, open_count: 0 }
+        Session { file, wants_ring: false, has_ring: false, is_ready: true, open_count: 0 }
+    }
+
+    /// Requests come through rings from now on: asked for, and offered.
+    pub fn has_ring(&self) -> bool {
+        self.has_ring
     }
 
     /// The device has another size, or likes other blocks.
@@ -166,7 +173,7 @@ impl Session {
     }
 
     fn init(&mut self, unique: u64, body: &[u8]) -> Event {
-        let Ok((init, _)) = InitIn::read_from_prefix(body) else {
+        let Ok((init, rest)) = InitIn::read_from_prefix(body) else {
             return Event::Broken("the handshake is too short");
         };
         if self.is_ready {
@@ -184,13 +191,21 @@ impl Session {
             | init_flag::BIG_WRITES
             | init_flag::ASYNC_DIO
             | init_flag::MAX_PAGES;
+        let more = rest.first_chunk().map_or(0, |word| u32::from_ne_bytes(*word));
+        let is_offered = init.flags & init_flag::EXT != 0 && more & init_flag::OVER_IO_URING != 0;
+        self.has_ring = self.wants_ring && is_offered;
+        let (ext, flags2) = match self.has_ring {
+            true => (init_flag::EXT, init_flag::OVER_IO_URING),
+            false => (0, 0),
+        };
         self.is_ready = true;
         Event::Ready(Answer::of(
             unique,
             &InitOut {
                 major: MAJOR,
                 minor: MINOR,
-                flags: init.flags & wanted,
+                flags: init.flags & wanted | ext,
+                flags2,
                 max_background: BACKGROUND_MAX,
                 congestion_threshold: BACKGROUND_MAX,
                 max_write: IO_BYTES_MAX,

@@ -63,6 +63,15 @@ pub(super) enum TeamNote {
         /// It.
         change: Change,
     },
+    /// To the home: it was invited and cannot help, since its driver did not take the descriptor.
+    Unfit {
+        /// Which mate.
+        mate: u16,
+        /// The queues it does not serve.
+        queues: Vec<u16>,
+    },
+    /// To the home: the kernel does not take what was to be lent to it.
+    Refused,
     /// To the home: the blocks are free of other changes on this lane.
     Held {
         /// Which patch.
@@ -77,6 +86,8 @@ pub(super) enum TeamNote {
     Invite {
         /// Patches under way, by number.
         holds: Vec<(u32, Change)>,
+        /// Its queues, if requests come through the rings.
+        queues: Vec<u16>,
     },
     /// To a mate: another one sleeps, so that asking for help makes sense again.
     Rested,
@@ -131,6 +142,8 @@ pub(super) enum Who {
 enum Mood {
     Asleep,
     Awake,
+    /// It is there, and cannot help.
+    Unfit,
     Gone,
 }
 
@@ -193,6 +206,13 @@ impl Team {
     pub(super) fn sleeps(&mut self, mate: u16) {
         if let Some((_, mood @ Mood::Awake)) = self.mates.get_mut(usize::from(mate)) {
             *mood = Mood::Asleep;
+        }
+    }
+
+    /// A mate cannot help; it is not invited again.
+    pub(super) fn unfit(&mut self, mate: u16) {
+        if let Some((_, mood @ Mood::Awake)) = self.mates.get_mut(usize::from(mate)) {
+            *mood = Mood::Unfit;
         }
     }
 
@@ -292,6 +312,9 @@ mod tests {
         assert!(team.invite().is_none(), "all are awake");
         team.sleeps(0);
         assert_eq!(team.invite().map(|(place, _)| place.0), Some(LaneId(1)));
+        team.unfit(0);
+        assert!(team.invite().is_none(), "who cannot help is not asked again");
+        assert_eq!(team.present().count(), 3, "but told of the end");
         team.left(0);
         team.sleeps(0);
         assert!(team.invite().is_none(), "who has left is not invited");

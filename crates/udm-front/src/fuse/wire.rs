@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Our major version; another one is another protocol.
 pub const MAJOR: u32 = 7;
 /// The newest minor version we know.
-pub const MINOR: u32 = 41;
+pub const MINOR: u32 = 42;
 /// The oldest minor version we speak.
 pub const MINOR_OLDEST: u32 = 31;
 
@@ -63,6 +63,10 @@ pub mod init_flag {
     pub const ASYNC_DIO: u32 = 1 << 15;
     /// `max_pages` counts.
     pub const MAX_PAGES: u32 = 1 << 22;
+    /// There is a second word of flags.
+    pub const EXT: u32 = 1 << 30;
+    /// Second word: requests may come through io_uring.
+    pub const OVER_IO_URING: u32 = 1 << 9;
 }
 
 /// Flags of an open file.

@@ -2,6 +2,9 @@
 //!
 //! All of them block. Errors say what was tried, the system's reason, and what to do about it.
 //!
+//! Devices that are made without root are in [`super::untrusted`]; orders about them go with the
+//! path of the device's file, by which the kernel judges.
+//!
 //! The tricky case is a server that has just died: for a moment the kernel says "busy", since the
 //! dead process still has the device open. [`Control::take_up`] waits for that, within a limit.
 
@@ -16,7 +19,7 @@ use udm_lane::Errno;
 use zerocopy::IntoBytes;
 
 /// Between two looks at a dying server's device. The kernel has no event for its end.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often to look: 20 seconds, since its last I/O below has to end first.
 const LOOKS_MAX: u32 = 4000;
 
@@ -50,7 +53,9 @@ impl fmt::Display for UblkError {
 #[derive(Debug)]
 pub struct Control {
     orders: UblkControl,
-    features: u64,
+    pub(super) features: u64,
+    /// Orders name the device's file.
+    pub(super) by_path: bool,
 }
 
 /// A wish for a new device.
@@ -81,14 +86,15 @@ impl Control {
                      BLK_DEV_UBLK)"
                 }
                 errno::EACCES | errno::EPERM => {
-                    "ublk disks are made by root (CAP_SYS_ADMIN); in a container, also --device \
-                     /dev/ublk-control; without root, --fuse or --nbd"
+                    "ublk disks are made by root (CAP_SYS_ADMIN; in a container, also --device \
+                     /dev/ublk-control), or by whom a rule of udev lets, see docs/fronts/ublk.md, \
+                     \"Without root\"; else --fuse or --nbd"
                 }
                 _ => "ublk needs io_uring; is it forbidden here (kernel.io_uring_disabled)?",
             };
             UblkError::new(error.step, error.errno, hint)
         })?;
-        let mut control = Control { orders, features: 0 };
+        let mut control = Control { orders, features: 0, by_path: false };
         let mut features = [0; 8];
         // Older kernels cannot say, and have none of those that are asked for.
         if control.order(order::GET_FEATURES, ANY_DEVICE, 0, &mut features).is_ok() {
@@ -103,20 +109,36 @@ impl Control {
     }
 
     fn order(&mut self, code: u32, device: u32, word: u64, memory: &mut [u8]) -> Result<(), Errno> {
-        self.orders.call(UblkOrder { code, device, word, memory }).map(drop)
+        let path = if self.by_path && device != ANY_DEVICE { file(device) } else { String::new() };
+        self.orders.call(UblkOrder { code, device, word, path: &path, memory }).map(drop)
     }
 
-    /// Makes a device.
+    /// Makes a device; without root one that the kernel does not trust, if it lets us.
     ///
     /// # Errors
     /// If the number is taken, there is no right to it, or the kernel is too old.
     pub fn add(&mut self, wish: NewDevice) -> Result<DeviceInfo, UblkError> {
-        let device = wish.number.unwrap_or(ANY_DEVICE);
-        let mut features = feature::USER_COPY | feature::CMD_IOCTL_ENCODE;
-        features |= self.features & (feature::UPDATE_SIZE | feature::NO_AUTO_PART_SCAN);
+        let may_have = self.features & (feature::UPDATE_SIZE | feature::NO_AUTO_PART_SCAN);
+        let mut features = feature::USER_COPY | feature::CMD_IOCTL_ENCODE | may_have;
         if wish.outlives {
             features |= feature::USER_RECOVERY | feature::USER_RECOVERY_REISSUE;
         }
+        let added = match self.add_with(wish, features) {
+            Err(Errno(errno::EPERM)) => return self.add_untrusted(wish),
+            added => added,
+        };
+        let info = added.map_err(|errno| self.not_added(wish, errno))?;
+        if info.features & feature::USER_COPY == 0 {
+            let number = info.device;
+            let _unless_it_is_gone = self.delete(number);
+            let errno = Errno(errno::EOPNOTSUPP);
+            return Err(UblkError::new("make a ublk device", errno, "it takes Linux 6.5 or newer"));
+        }
+        Ok(info)
+    }
+
+    pub(super) fn add_with(&mut self, wish: NewDevice, features: u64) -> Result<DeviceInfo, Errno> {
+        let device = wish.number.unwrap_or(ANY_DEVICE);
         let mut info = DeviceInfo {
             queues: wish.queues,
             depth: wish.depth,
@@ -127,34 +149,32 @@ impl Control {
             server_word: OURS,
             ..DeviceInfo::default()
         };
-        let added = self.order(order::ADD, device, 0, info.as_mut_bytes());
-        let taken = added == Err(Errno(errno::EEXIST));
-        let left = taken && self.is_left(device).unwrap_or(false);
-        added.map_err(|errno| {
-            let what = match wish.number {
-                Some(number) => format!("make the ublk device {number}"),
-                None => "make a ublk device".to_owned(),
-            };
-            let hint = match errno.0 {
-                errno::EEXIST if left => {
-                    "a daemon that has died left it: start one with its --state directory, or give \
-                     the disk up with udm unexport /dev/ublkbN (its users get errors)"
-                }
-                errno::EEXIST => "choose another number, or leave it out",
-                errno::EPERM | errno::EACCES => {
-                    "ublk disks are made by root (CAP_SYS_ADMIN); without it, --fuse or --nbd"
-                }
-                _ => "",
-            };
-            UblkError::new(what, errno, hint)
-        })?;
-        if info.features & feature::USER_COPY == 0 {
-            let number = info.device;
-            let _unless_it_is_gone = self.delete(number);
-            let errno = Errno(errno::EOPNOTSUPP);
-            return Err(UblkError::new("make a ublk device", errno, "it takes Linux 6.5 or newer"));
-        }
+        // There is no file yet.
+        self.by_path = false;
+        self.order(order::ADD, device, 0, info.as_mut_bytes())?;
         Ok(info)
+    }
+
+    pub(super) fn not_added(&mut self, wish: NewDevice, errno: Errno) -> UblkError {
+        let device = wish.number.unwrap_or(ANY_DEVICE);
+        let what = match wish.number {
+            Some(number) => format!("make the ublk device {number}"),
+            None => "make a ublk device".to_owned(),
+        };
+        let hint = match errno.0 {
+            errno::EEXIST if self.is_left(device).unwrap_or(false) => {
+                "a daemon that has died left it: start one with its --state directory, or give \
+                 the disk up with udm unexport /dev/ublkbN (its users get errors)"
+            }
+            errno::EEXIST => "choose another number, or leave it out",
+            errno::EPERM => "ublk disks are made by root (CAP_SYS_ADMIN); else --fuse or --nbd",
+            errno::EACCES => {
+                "without root the kernel allows so many ublk devices (ublks_max of its module) and \
+                 no more"
+            }
+            _ => "",
+        };
+        UblkError::new(what, errno, hint)
     }
 
     /// What the kernel knows of a device; `None` if there is none of this number.
@@ -163,7 +183,13 @@ impl Control {
     /// The kernel's.
     pub fn info(&mut self, number: u32) -> Result<Option<DeviceInfo>, UblkError> {
         let mut info = DeviceInfo::default();
-        match self.order(order::GET_INFO, number, 0, info.as_mut_bytes()) {
+        let mut asked = self.order(order::GET_INFO, number, 0, info.as_mut_bytes());
+        if !self.by_path && matches!(asked, Err(Errno(errno::EINVAL | errno::EPERM))) {
+            // It was made without root, or we are not root: then its file says who may ask.
+            self.by_path = true;
+            asked = self.order(order::GET_INFO, number, 0, info.as_mut_bytes());
+        }
+        match asked {
             Ok(()) => Ok(Some(info)),
             Err(Errno(errno::ENODEV)) => Ok(None),
             Err(errno) => Err(failed("look at", number, errno)),
@@ -178,9 +204,14 @@ impl Control {
     pub fn is_left(&mut self, number: u32) -> Result<bool, UblkError> {
         for _ in 0..LOOKS_MAX {
             let Some(info) = self.info(number)? else { return Ok(false) };
-            let is_waiting = matches!(info.state, state::QUIESCED | state::FAIL_IO);
-            if info.server_word != OURS || is_waiting || lives(info.server_pid) {
-                return Ok(info.server_word == OURS && is_waiting);
+            let is_left = match info.state {
+                state::QUIESCED | state::FAIL_IO => true,
+                // Without recovery: there is no disk any more, or not yet.
+                state::DEAD => !lives(info.server_pid),
+                _ => false,
+            };
+            if info.server_word != OURS || is_left || lives(info.server_pid) {
+                return Ok(info.server_word == OURS && is_left);
             }
             std::thread::sleep(LOOK_AGAIN);
         }
@@ -202,8 +233,16 @@ impl Control {
                 return Err(UblkError::new(at(number), Errno(errno::EBUSY), hint));
             }
             if info.state == state::DEAD {
-                self.delete(number)?;
+                self.delete_in_time(number)?;
                 return Ok(None);
+            }
+            if info.features & feature::USER_RECOVERY == 0 && !lives(info.server_pid) {
+                // It is about to be dead.
+                if looks < LOOKS_MAX {
+                    std::thread::sleep(LOOK_AGAIN);
+                    continue;
+                }
+                return Err(failed("wait for the end of", number, Errno(errno::EBUSY)));
             }
             match self.order(order::START_RECOVERY, number, 0, &mut []) {
                 Ok(()) => return Ok(Some(info)),
@@ -296,19 +335,25 @@ impl Control {
     }
 }
 
-/// Error numbers of the kernel's answers.
-mod errno {
-    pub(super) const EPERM: i32 = 1;
-    pub(super) const ENOENT: i32 = 2;
-    pub(super) const ENXIO: i32 = 6;
-    pub(super) const EACCES: i32 = 13;
-    pub(super) const EBUSY: i32 = 16;
-    pub(super) const EEXIST: i32 = 17;
-    pub(super) const ENODEV: i32 = 19;
-    pub(super) const EOPNOTSUPP: i32 = 95;
+/// The device's file.
+pub(super) fn file(number: u32) -> String {
+    format!("/dev/ublkc{number}")
 }
 
-fn at(number: u32) -> String {
+/// Error numbers of the kernel's answers.
+pub(super) mod errno {
+    pub(in crate::ublk) const EPERM: i32 = 1;
+    pub(in crate::ublk) const ENOENT: i32 = 2;
+    pub(in crate::ublk) const ENXIO: i32 = 6;
+    pub(in crate::ublk) const EACCES: i32 = 13;
+    pub(in crate::ublk) const EBUSY: i32 = 16;
+    pub(in crate::ublk) const EEXIST: i32 = 17;
+    pub(in crate::ublk) const ENODEV: i32 = 19;
+    pub(in crate::ublk) const EINVAL: i32 = 22;
+    pub(in crate::ublk) const EOPNOTSUPP: i32 = 95;
+}
+
+pub(super) fn at(number: u32) -> String {
     format!("take up the ublk device {number}")
 }
 
@@ -326,13 +371,14 @@ pub fn give_up(number: u32) -> Result<bool, UblkError> {
         return Ok(false);
     }
     control.stop(number)?;
-    control.delete(number)?;
+    control.delete_in_time(number)?;
     Ok(true)
 }
 
 /// Whether there is a process of this number.
 fn lives(pid: i32) -> bool {
-    let pid = rustix::process::Pid::from_raw(pid);
+    // The kernel says -1 when there is none.
+    let pid = rustix::process::Pid::from_raw(pid.max(0));
     pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
 }
 

@@ -10,7 +10,8 @@
 //! - [`wire`]: every number and structure of the interface.
 //! - [`disk`]: what the kernel is told about the disk, from queue limits.
 //! - [`queue`]: one queue on a lane, an actor.
-//! - [`control`]: the orders, one function each. [`server`]: the life of a disk, and its thread.
+//! - [`control`]: the orders, one function each. [`untrusted`]: those without root.
+//! - [`server`]: the life of a disk, and its thread.
 //!
 //! The kernel is trusted; nothing here guards against it but by refusing what is not understood.
 
@@ -18,5 +19,6 @@ pub mod control;
 pub mod disk;
 pub mod queue;
 pub mod server;
+pub mod untrusted;
 
 pub mod wire;

@@ -18,8 +18,9 @@
 
 use super::control::{Control, NewDevice, UblkError};
 use super::disk::{BlockTooLarge, IO_BYTES_MAX, params};
-use super::queue::{Cut, Queue, QueueReport, QueueSetup};
-use super::wire::{DeviceInfo, DeviceNumbers};
+use super::queue::{Cut, DataWay, Limit, Queue, QueueReport, QueueSetup};
+use super::untrusted::await_file;
+use super::wire::{DeviceInfo, DeviceNumbers, feature};
 use crate::lanes::Lanes;
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
@@ -29,7 +30,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use udm_core::LaneMessage;
 use udm_lane::{Errno, Mailbox};
-use udm_types::{ActorId, DeviceId, LaneId, Sector};
+use udm_types::{ActorId, DeviceId, LaneId, Nanos, Sector};
 
 /// Requests under way in a queue, at most: what Linux gives fast disks.
 const DEPTH: u16 = 128;
@@ -38,6 +39,16 @@ const DEPTH: u16 = 128;
 /// with the server, only when a request has taken this long. It is no limit: a request of a living
 /// server may take any time.
 const LOOK_AT_SERVER_MS: u32 = 1000;
+
+/// If a device was made without root, the kernel kills its server when a request takes that long
+/// (`queue/io_timeout`), and all that this daemon serves would go with it. So such a disk ends
+/// before, by this much of that time, as (numerator, denominator).
+const PATIENCE: (u64, u64) = (5, 6);
+/// What users of such a disk should know.
+const UNTRUSTED: &str = "made without root: it ends with this daemon, or with a request that takes \
+    too long (queue/io_timeout)";
+/// The kernel's limit, if it does not say.
+const KERNEL_LIMIT_MS: u64 = 30_000;
 
 /// Tells queues from others that had their actor's number.
 static NEXT_QUEUE: AtomicU64 = AtomicU64::new(1);
@@ -70,6 +81,8 @@ pub struct Server {
     note: Arc<Mutex<Option<String>>>,
     told_sectors: Arc<AtomicU64>,
     resizes: bool,
+    outlives: bool,
+    untrusted: bool,
 }
 
 /// What the thread waits for.
@@ -100,6 +113,13 @@ impl Queues {
         for &(lane, actor, number) in &self.places {
             let cut = Box::new(Cut { number });
             self.lanes.tell(lane, LaneMessage::ToActor(actor, cut));
+        }
+    }
+
+    fn limit(&self, longest: Nanos) {
+        for &(lane, actor, number) in &self.places {
+            let limit = Box::new(Limit { number, longest });
+            self.lanes.tell(lane, LaneMessage::ToActor(actor, limit));
         }
     }
 }
@@ -152,6 +172,8 @@ impl Server {
             note: Arc::clone(&note),
             told_sectors: Arc::clone(&told_sectors),
             resizes: disk.control.resizes(),
+            outlives: info.features & feature::USER_RECOVERY != 0,
+            untrusted: is_untrusted(&info),
         };
         let mut keeper = Keeper { disk, note, told_sectors, lapse: Some(lapse) };
         let size = keeper.disk.queues.lanes.view(order.device).map(|view| view.len_sectors);
@@ -177,12 +199,22 @@ impl Server {
 
     /// What its users should know.
     pub fn note(&self) -> Option<String> {
-        self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let size = self.note.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (size, self.untrusted) {
+            (Some(size), true) => Some(format!("{UNTRUSTED}; {size}")),
+            (None, true) => Some(UNTRUSTED.to_owned()),
+            (size, false) => size,
+        }
     }
 
     /// Whether the kernel can be told a new size.
     pub fn resizes(&self) -> bool {
         self.resizes
+    }
+
+    /// Whether the disk waits for the next daemon when this one dies.
+    pub fn outlives(&self) -> bool {
+        self.outlives
     }
 
     /// The size that the kernel knows, in sectors.
@@ -211,6 +243,11 @@ impl Server {
         // Fails if the thread has ended, which is what is wanted.
         let _ = self.events.send(Event::Stop(done));
     }
+}
+
+/// Whether the kernel does not trust the device, since it was made without root.
+fn is_untrusted(info: &DeviceInfo) -> bool {
+    info.features & feature::UNPRIVILEGED_DEV != 0
 }
 
 /// Opens the disk for itself, which is refused while somebody holds it.
@@ -256,11 +293,19 @@ impl Running {
             true => self.control.go_on(self.number)?,
             false => self.control.start(self.number, &told)?,
         }
-        // A wish: without it the end of a server under full load is noticed late.
-        let _ = fs::write(
-            format!("/sys/block/ublkb{}/queue/io_timeout", self.number),
-            LOOK_AT_SERVER_MS.to_string(),
-        );
+        let io_timeout = format!("/sys/block/ublkb{}/queue/io_timeout", self.number);
+        if is_untrusted(info) {
+            await_file(&format!("/dev/ublkb{}", self.number))?;
+            // A rule of udev may have given it more time.
+            let told = fs::read_to_string(io_timeout).ok();
+            let limit_ms = told.and_then(|text| text.trim().parse().ok());
+            let (part, whole) = PATIENCE;
+            let longest_ms = limit_ms.unwrap_or(KERNEL_LIMIT_MS) * part / whole;
+            self.queues.limit(Nanos::from_millis(longest_ms));
+        } else {
+            // A wish: without it the end of a server under full load is noticed late.
+            let _ = fs::write(io_timeout, LOOK_AT_SERVER_MS.to_string());
+        }
         let params = self.control.params(self.number)?;
         Ok((params.numbers, params.basic.len_sectors))
     }
@@ -287,6 +332,7 @@ impl Running {
                 read_only: order.read_only,
                 queue,
                 depth: info.depth,
+                way: if is_untrusted(info) { DataWay::Named } else { DataWay::Copied },
                 fd,
             };
             let events = events.clone();
@@ -316,7 +362,7 @@ impl Running {
             match self.inbox.recv() {
                 Ok(Event::Queue(QueueReport::Ready)) => ready += 1,
                 // The size is looked at when the disk is there.
-                Ok(Event::Queue(QueueReport::Resized(_))) => {}
+                Ok(Event::Queue(QueueReport::Resized(_) | QueueReport::Overdue)) => {}
                 Ok(Event::Queue(QueueReport::Refused(errno))) => return Err(refused(errno)),
                 Ok(Event::Queue(QueueReport::Ended)) => {
                     self.ended += 1;
@@ -367,6 +413,11 @@ impl Keeper {
                 Ok(Event::Queue(QueueReport::Refused(errno))) => {
                     let error = std::io::Error::from_raw_os_error(errno.0);
                     break format!("the kernel refused an answer: {error}");
+                }
+                Ok(Event::Queue(QueueReport::Overdue)) => {
+                    break "a request took so long that the kernel was about to kill this daemon \
+                           (a disk made without root; queue/io_timeout is its limit)"
+                        .to_owned();
                 }
                 Ok(Event::Queue(QueueReport::Ended)) => {
                     self.disk.ended += 1;

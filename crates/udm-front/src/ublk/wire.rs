@@ -52,14 +52,23 @@ pub mod io {
     pub const FETCH: u32 = command(true, 0x20, 16);
     /// Answers a request, and waits for the next one of the tag.
     pub const COMMIT_AND_FETCH: u32 = command(true, 0x21, 16);
+    /// Names memory for the data of a write, and waits until it is there.
+    pub const NEED_GET_DATA: u32 = command(true, 0x22, 16);
 }
+
+/// A command's result: there is a write, and its data wants memory ([`io::NEED_GET_DATA`]).
+pub const RESULT_NEED_GET_DATA: u32 = 1;
 
 /// Features of a device, and of a kernel.
 pub mod feature {
+    /// Memory for the data of a write is named when the write is there.
+    pub const NEED_GET_DATA: u64 = 1 << 2;
     /// The device outlives its server.
     pub const USER_RECOVERY: u64 = 1 << 3;
     /// What a dead server had not answered is asked again.
     pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
+    /// It was made without root.
+    pub const UNPRIVILEGED_DEV: u64 = 1 << 5;
     /// Commands are numbered as above.
     pub const CMD_IOCTL_ENCODE: u64 = 1 << 6;
     /// Data is copied by reading and writing `/dev/ublkcN`.
@@ -372,6 +381,7 @@ mod tests {
         assert_eq!(order::ADD, 0xC020_7504);
         assert_eq!(order::GET_INFO, 0x8020_7502);
         assert_eq!(io::COMMIT_AND_FETCH, 0xC010_7521);
+        assert_eq!(io::NEED_GET_DATA, 0xC010_7522);
     }
 
     #[test]

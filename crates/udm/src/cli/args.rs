@@ -156,6 +156,11 @@ pub enum Command {
     },
     /// What is served where.
     Exports,
+    /// Who made a ublk device without root: user and group, for a rule of udev.
+    UblkOwner {
+        /// As the kernel calls it, ublkc0 or ublkb0.
+        device: String,
+    },
     /// The paths of multipath devices, and whether they are checked.
     Paths(PathsArgs),
     /// Offline tools of compress volumes: format, check and others.

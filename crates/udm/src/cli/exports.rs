@@ -10,6 +10,8 @@ use super::failure::Failure;
 use super::output::Output;
 use std::path::Path;
 use udm_control::api::{self, ExportState, Selector, Tls};
+use udm_control::errno;
+use udm_core::error::{ErrorCode, UserError};
 
 pub(crate) fn export(
     daemon: &mut Daemon,
@@ -29,6 +31,23 @@ pub(crate) fn export(
     let export = daemon.ask(&call)?.export;
     output.text(&format!("{}\n", export.uri));
     output.field("export", &export);
+    Ok(())
+}
+
+/// Needs no daemon: the kernel knows. Fails for a device that root made, so that a rule of udev
+/// leaves that alone.
+pub(crate) fn ublk_owner(device: &str, output: &mut Output) -> Result<(), Failure> {
+    let number = ["ublkc", "ublkb"].iter().find_map(|kind| device.strip_prefix(kind)?.parse().ok());
+    let wrong = |text: String| UserError::new(ErrorCode::BadAddress, text);
+    let number =
+        number.ok_or_else(|| wrong(format!("'{device}': it is no ublkcN and no ublkbN")))?;
+    let owner = udm_front::ublk::untrusted::owner(number)
+        .map_err(|error| errno::system(ErrorCode::DiskFailed, &error.what, &error.source))?;
+    let (user, group) =
+        owner.ok_or_else(|| wrong(format!("'{device}': nobody made it without root")))?;
+    output.text(&format!("{user} {group}\n"));
+    output.field("user", &user);
+    output.field("group", &group);
     Ok(())
 }
 

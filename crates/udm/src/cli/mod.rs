@@ -91,6 +91,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export(args) => exports::export(daemon, args, output)?,
         Command::Unexport { name } => exports::unexport(daemon, name, output)?,
         Command::Exports => exports::exports(daemon, output)?,
+        Command::UblkOwner { device } => exports::ublk_owner(device, output)?,
         Command::Paths(args) => paths::paths(daemon, args, output)?,
         Command::Compress(args) => crate::compress::run(args, output)?,
         Command::Up(args) => {

@@ -4,7 +4,7 @@
 //! nothing must happen is the one time that a test here waits for time to pass.
 
 use super::common::Place;
-use super::fuse::{can_mount, served};
+use super::fuse::{can_mount, served, transport};
 use super::nbd::NbdClient;
 use super::vhost_user::{Machine, Shape};
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::Duration;
+use udm_testkit::fuse_way::{over_rings, way};
 
 /// Long enough for a timer of once a second to show.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -40,15 +41,28 @@ fn sleeps(pid: u32) -> BTreeMap<String, u64> {
 
 #[test]
 fn a_daemon_with_idle_clients_on_every_front_does_not_wake_up() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        idles();
     }
+}
+
+#[test]
+fn a_daemon_with_an_idle_mount_over_rings_does_not_wake_up() {
+    if can_mount() {
+        over_rings(idles);
+    }
+}
+
+fn idles() {
     for driver in ["auto", "portable"] {
         let place = Place::new();
         let state = place.text("state");
         let daemon = place.daemon(&["--lanes", "2", "--state", &state, "--driver", driver]);
         let (path, _guard) = served(&place, 4 << 20, 2048, &[]);
         let (nbd, machine) = (place.text("n.sock"), place.text("vm.sock"));
+        if driver == "auto" {
+            assert_eq!(transport(&place), way().word());
+        }
         place.udm(&["export", "d", "--nbd", &format!("unix:{nbd}"), "--name", "n"]).ok();
         place.udm(&["export", "d", "--vhost-user", &machine, "--name", "vm"]).ok();
         // Each has done something, so that whatever begins with the first request has begun.

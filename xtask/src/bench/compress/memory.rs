@@ -94,7 +94,7 @@ fn measure(bench: &Bench<'_>, disk: &str) -> Result<String, Failed> {
 }
 
 fn load(bench: &Bench<'_>, uri: &str) -> Result<Fio, Failed> {
-    let runtime = format!("--runtime={}", bench.seconds * LOAD_FACTOR);
+    let runtime = bench.runtime(LOAD_FACTOR);
     let words = ["--rw=randwrite", "--iodepth=64", "--norandommap", "--size=1T", &runtime];
     fio(bench, uri, &[&words[..], &["--buffer_compress_percentage=50"]].concat())
 }

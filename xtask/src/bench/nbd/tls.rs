@@ -10,15 +10,13 @@
 
 use super::cpu;
 use super::servers::{Server, Spec};
-use crate::bench::lab::{machine, median};
+use crate::bench::lab::{Fio, machine, median, run_fio};
 use crate::bench::progress;
 use crate::certificates;
 use crate::steps::{Failed, is_installed, release_udm};
-use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// What is measured: connections, requests outstanding on each.
 const SHAPES: [(u32, u32); 6] = [(1, 1), (1, 32), (1, 128), (4, 1), (4, 32), (4, 128)];
@@ -123,40 +121,22 @@ fn one(
     words.extend(["--bs=4k", "--time_based", "--norandommap", "--group_reporting"]);
     let read_cpu = || cpu::process_seconds(server.pid()).map_err(Failed::to("read the CPU time"));
     let before_s = read_cpu()?;
-    let (ios, iops) = fio(dir, server, &words)?;
+    let Fio { ios, iops, .. } = fio(dir, server, &words)?;
     let used_s = read_cpu()? - before_s;
     Ok((used_s * 1e6 / ios.max(1.0), iops / 1e3))
 }
 
-/// Runs fio on a server: how many I/Os, how many a second.
-fn fio(dir: &Path, server: &Server, words: &[&str]) -> Result<(f64, f64), Failed> {
+/// Runs fio on a server.
+fn fio(dir: &Path, server: &Server, words: &[&str]) -> Result<Fio, Failed> {
     let socket = server.socket().display().to_string();
     let export = server.export();
     // fio lets libnbd read no files of ours, so the client does not look at the certificate.
     let uri = match server.spec.is_secret() {
-        true => format!("nbds+unix:///{export}?socket={socket}&tls-verify-peer=false"),
-        false => format!("nbd+unix:///{export}?socket={socket}"),
+        true => format!("--uri=nbds+unix:///{export}?socket={socket}&tls-verify-peer=false"),
+        false => format!("--uri=nbd+unix:///{export}?socket={socket}"),
     };
-    let output = Command::new("fio")
-        .args(["--name=m", "--ioengine=nbd", "--thread", "--output-format=json"])
-        .args(["--size=100%", "--randrepeat=0", &format!("--uri={uri}")])
-        .args(words)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(Failed::to("run fio"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        return Err(Failed::new(format!("fio on {}: {text}{why}", server.spec.name)));
-    }
-    let json = text.find("\n{").map_or(&*text, |at| &text[at..]);
-    let told: Value = serde_json::from_str(json).map_err(Failed::to("read fio's JSON"))?;
-    let job = &told["jobs"][0];
-    let sum = |field: &str| -> f64 {
-        ["read", "write"].iter().map(|side| job[side][field].as_f64().unwrap_or(0.0)).sum()
-    };
-    Ok((sum("total_ios"), sum("iops")))
+    let ours = ["--ioengine=nbd", "--thread", "--size=100%", "--randrepeat=0", &uri];
+    run_fio(dir, &[&ours, words].concat())
 }
 
 fn introduction(order: &Order<'_>) -> String {

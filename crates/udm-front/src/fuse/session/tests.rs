@@ -27,7 +27,7 @@ fn hello(minor: u32) -> Vec<u8> {
 
 fn ready(read_only: bool) -> Session {
     let file = FileView { size_bytes: 1000, block_bytes: 4096, read_only, ..FileView::default() };
-    let mut session = Session::new(file);
+    let mut session = Session::new(file, false);
     assert!(matches!(take(&mut session, &hello(41)), Event::Ready(_)));
     session
 }
@@ -48,7 +48,7 @@ fn kind_of(event: Event) -> CommandKind {
 
 #[test]
 fn the_handshake_takes_what_both_know_and_refuses_the_past() {
-    let mut session = Session::new(FileView::default());
+    let mut session = Session::new(FileView::default(), false);
     let early = message(opcode::GETATTR, &[0_u8; 16], 0);
     assert!(matches!(take(&mut session, &early), Event::Broken(_)));
     let Event::Ready(answer) = take(&mut session, &hello(41)) else { panic!("refused") };
@@ -56,7 +56,7 @@ fn the_handshake_takes_what_both_know_and_refuses_the_past() {
     assert_eq!((out.major, out.max_write, out.max_pages), (7, IO_BYTES_MAX, 256));
     assert_ne!(out.flags & init_flag::ASYNC_DIO, 0);
     assert!(matches!(take(&mut session, &hello(41)), Event::Broken(_)), "once is enough");
-    let mut session = Session::new(FileView::default());
+    let mut session = Session::new(FileView::default(), false);
     assert!(matches!(take(&mut session, &hello(23)), Event::Refused(_)));
 }
 

@@ -68,7 +68,12 @@ impl SharedKeys {
             let what = format!("everybody may use these keys (mode {:03o})", mode & 0o777);
             Err(wrong(path, &what).hint(format!("chmod o= {}", path.display())))
         })?;
-        let text = str::from_utf8(&bytes).map_err(|_| wrong(path, "it is no text").hint(HINT))?;
+        SharedKeys::parse(path, &bytes)
+    }
+
+    /// Takes the keys from the text of a file, which is called `path` in errors.
+    pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<SharedKeys, UserError> {
+        let text = str::from_utf8(bytes).map_err(|_| wrong(path, "it is no text").hint(HINT))?;
         let lines = (1..).zip(text.lines().map(str::trim_end));
         let mut keys = Vec::new();
         let mut names = Vec::new();
@@ -114,6 +119,15 @@ fn configure() -> Result<Config, Error> {
     let mut config = config::Builder::new();
     config.set_security_policy(&Policy::from_version(POLICY)?)?;
     config.build()
+}
+
+/// The client's end: somebody who says this name and has this secret. For fuzzing and tests.
+pub(crate) fn connect(name: &str, secret: &[u8]) -> Result<Piped, Error> {
+    let mut tls = Connection::new_client();
+    tls.set_config(configure()?)?;
+    tls.set_blinding(Blinding::SelfService)?;
+    tls.append_psk(&key(name, secret)?)?;
+    Piped::new(tls)
 }
 
 /// One connection's TLS with pre-shared keys.
@@ -227,6 +241,12 @@ impl KeyChannel {
         !self.tls.look().outgoing.is_empty()
     }
 
+    /// What it keeps beside what the library keeps; bounded whatever a client does.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let pipes = self.tls.look();
+        pipes.incoming.capacity() + pipes.outgoing.capacity() + self.plain.len()
+    }
+
     fn give_owed(&mut self, out: &mut [u8]) -> usize {
         let owed = &mut self.tls.pipes().outgoing;
         let len = owed.len().min(out.len());
@@ -243,7 +263,7 @@ impl KeyChannel {
 
 #[cfg(test)]
 mod tests {
-    use super::{Blinding, Connection, KeyChannel, Opened, Piped, Policy, SharedKeys, config, key};
+    use super::{KeyChannel, Opened, Piped, SharedKeys, connect};
     use std::fs;
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
@@ -263,17 +283,8 @@ mod tests {
         format!("{name}:{}\n", "07".repeat(16))
     }
 
-    /// Somebody who says this name and has this secret.
     fn client(name: &str, secret: &[u8]) -> Piped {
-        let mut config = config::Builder::new();
-        config
-            .set_security_policy(&Policy::from_version("default_tls13").expect("known"))
-            .expect("set");
-        let mut tls = Connection::new_client();
-        tls.set_config(config.build().expect("built")).expect("set");
-        tls.set_blinding(Blinding::SelfService).expect("set");
-        tls.append_psk(&key(name, secret).expect("a key")).expect("set");
-        Piped::new(tls).expect("piped")
+        connect(name, secret).expect("a client")
     }
 
     /// Carries what one side has to say to the other, once each way. False if the channel broke.

@@ -24,7 +24,7 @@ pub mod credentials;
 #[cfg(feature = "tls-psk")]
 pub mod keys;
 #[cfg(feature = "tls-psk")]
-mod pipes;
+pub(super) mod pipes;
 mod records;
 
 pub(super) use channel::{Broken, Opened, RECEIVE_BYTES_MAX, RECORD_BYTES_MAX};
@@ -131,14 +131,9 @@ impl Channel {
         either!(self, way => way.owes())
     }
 
-    /// What it keeps, if that is ours to bound.
+    /// What it keeps, without what s2n-tls does.
     pub(super) fn memory_bytes(&self) -> usize {
-        match self {
-            Channel::Certificates(channel) => channel.memory_bytes(),
-            // Its pipes have bounds of their own, the rest is s2n-tls's.
-            #[cfg(feature = "tls-psk")]
-            Channel::Keys(_) => 0,
-        }
+        either!(self, way => way.memory_bytes())
     }
 }
 

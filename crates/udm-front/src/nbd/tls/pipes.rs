@@ -18,12 +18,12 @@ use std::slice;
 
 /// What is between a connection and its socket.
 #[derive(Default)]
-pub(super) struct Pipes {
+pub(crate) struct Pipes {
     /// Received; read from `start`.
-    pub(super) incoming: Vec<u8>,
-    pub(super) start: usize,
+    pub(crate) incoming: Vec<u8>,
+    pub(crate) start: usize,
     /// To be sent.
-    pub(super) outgoing: Vec<u8>,
+    pub(crate) outgoing: Vec<u8>,
 }
 
 /// The memory of the pipes, which this value alone owns.
@@ -40,7 +40,7 @@ impl Drop for Memory {
 }
 
 /// A connection and its pipes. Fields are dropped in their order.
-pub(super) struct Piped {
+pub(crate) struct Piped {
     tls: Connection,
     memory: Memory,
 }
@@ -50,7 +50,7 @@ impl Piped {
     ///
     /// # Errors
     /// The library's, if it refuses.
-    pub(super) fn new(tls: Connection) -> Result<Piped, Error> {
+    pub(crate) fn new(tls: Connection) -> Result<Piped, Error> {
         let memory = Memory(Box::into_raw(Box::default()));
         let mut piped = Piped { tls, memory };
         let context = piped.memory.0.cast();
@@ -65,24 +65,24 @@ impl Piped {
     }
 
     /// The connection, to be called.
-    pub(super) fn tls(&mut self) -> &mut Connection {
+    pub(crate) fn tls(&mut self) -> &mut Connection {
         &mut self.tls
     }
 
     /// The connection, to be asked; asking reads and writes nothing.
-    pub(super) fn state(&self) -> &Connection {
+    pub(crate) fn state(&self) -> &Connection {
         &self.tls
     }
 
     /// The pipes, between calls.
-    pub(super) fn pipes(&mut self) -> &mut Pipes {
+    pub(crate) fn pipes(&mut self) -> &mut Pipes {
         // SAFETY: it is ours, and no call of the connection is under way, since that would have
         // borrowed this value, too.
         unsafe { &mut *self.memory.0 }
     }
 
     /// As [`Self::pipes`], to look.
-    pub(super) fn look(&self) -> &Pipes {
+    pub(crate) fn look(&self) -> &Pipes {
         // SAFETY: as above; callbacks run only while the value is borrowed for a call.
         unsafe { &*self.memory.0 }
     }

@@ -14,7 +14,7 @@ use crate::runtime::Runtime;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use udm_control::errno;
@@ -22,6 +22,7 @@ use udm_core::LaneMessage;
 use udm_core::actor::Actor;
 use udm_core::error::{ErrorCode, UserError};
 use udm_driver::clone_fuse;
+use udm_front::fuse::abort::{Connection, ring_queues};
 use udm_front::fuse::mount::{self, Mount, MountError};
 use udm_front::fuse::server::{MountCall, MountEvent, MountOrder, MountServer, Served};
 use udm_types::{ActorId, LaneId};
@@ -70,6 +71,10 @@ impl super::Plan for Plan {
             mount::MountOrder { path: &self.path, source: &source, read_only: start.read_only };
         let (connection, mount) = mount::mount(&order).map_err(refused)?;
         let mount = Arc::new(mount);
+        // Without a way to abort it a connection stays off the rings.
+        let has_rings = start.runtime.driver().name == "io_uring";
+        let queues = if has_rings { ring_queues() } else { None };
+        let connection_ring = queues.and_then(|_| Connection::at(mount.path()));
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let served = Served {
             mount: number,
@@ -78,23 +83,30 @@ impl super::Plan for Plan {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             since_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+            ring_queues: connection_ring.as_ref().and(queues),
         };
         flushing_lanes(start.runtime);
         let (sender, events) = channel();
         let watcher = sender.clone();
         let servers = spawn(start.runtime, connection, &served, &sender);
         let runtime = Arc::clone(start.runtime);
-        let front = FuseFront { runtime, path: self.path, number, servers, mount, watcher };
-        let mount = Arc::clone(&front.mount);
-        let started = hello(&events).and_then(|()| look_after(mount, events, start.lapse));
-        if let Err(error) = started {
-            let (done, ended) = channel();
-            front.stop(true, done);
-            let _ = ended.recv();
-            front.clean_up();
-            return Err(error);
+        let front = FuseFront {
+            runtime,
+            path: self.path,
+            number,
+            servers,
+            mount,
+            watcher,
+            connection: connection_ring,
+            by_ring: AtomicBool::new(false),
+        };
+        match hello(&events) {
+            Ok(by_ring) => front.by_ring.store(by_ring, Ordering::Relaxed),
+            Err(error) => return Err(front.given_up(error)),
         }
-        Ok(Arc::new(front))
+        let front = Arc::new(front);
+        look_after(&front, events, start.lapse).map_err(|error| front.given_up(error))?;
+        Ok(front)
     }
 }
 
@@ -137,13 +149,16 @@ fn refused(error: MountError) -> UserError {
     errno::system(ErrorCode::MountFailed, &error.what, &error.source).hint(error.hint)
 }
 
-/// Waits for the end of the handshake.
-fn hello(events: &Receiver<Event>) -> Result<(), UserError> {
+/// Waits for the end of the handshake. True if requests come through the rings.
+fn hello(events: &Receiver<Event>) -> Result<bool, UserError> {
     let why = loop {
         match events.recv_timeout(HELLO_LIMIT) {
-            Ok(Event::Mount(MountEvent::Ready)) => return Ok(()),
+            Ok(Event::Mount(MountEvent::Ready { by_ring })) => return Ok(by_ring),
             // Nobody has the file open yet, nor waits for anything.
-            Ok(Event::Mount(MountEvent::Resized) | Event::Settle(_)) => {}
+            Ok(
+                Event::Mount(MountEvent::Resized | MountEvent::RingsRefused | MountEvent::Abort)
+                | Event::Settle(_),
+            ) => {}
             Ok(Event::Mount(MountEvent::Refused)) => break "the kernel is older than Linux 5.4",
             Ok(Event::Mount(MountEvent::Ended)) | Err(RecvTimeoutError::Disconnected) => {
                 break "it ended before it began";
@@ -155,12 +170,21 @@ fn hello(events: &Receiver<Event>) -> Result<(), UserError> {
 }
 
 /// Starts the thread that looks after a mount.
-fn look_after(mount: Arc<Mount>, events: Receiver<Event>, lapse: Lapse) -> Result<(), UserError> {
+fn look_after(
+    front: &Arc<FuseFront>,
+    events: Receiver<Event>,
+    lapse: Lapse,
+) -> Result<(), UserError> {
+    let front = Arc::clone(front);
     let watch = move || {
         for event in events {
             match event {
-                Event::Mount(MountEvent::Ready | MountEvent::Refused) => {}
-                Event::Mount(MountEvent::Resized) => mount.refresh(),
+                Event::Mount(MountEvent::Ready { .. } | MountEvent::Refused) => {}
+                Event::Mount(MountEvent::RingsRefused) => {
+                    front.by_ring.store(false, Ordering::Relaxed);
+                }
+                Event::Mount(MountEvent::Resized) => front.mount.refresh(),
+                Event::Mount(MountEvent::Abort) => front.abort(),
                 Event::Mount(MountEvent::Ended) => return lapse.tell("it was unmounted"),
                 // The lane spoke of the new size before anybody could ask for this.
                 // Whoever waits may have given up.
@@ -197,9 +221,33 @@ struct FuseFront {
     servers: Servers,
     mount: Arc<Mount>,
     watcher: Sender<Event>,
+    /// To be aborted at its end, if requests may come through the rings.
+    connection: Option<Connection>,
+    /// They do.
+    by_ring: AtomicBool,
 }
 
 impl FuseFront {
+    /// Takes down what nobody looks after yet; gives back why.
+    fn given_up(&self, error: UserError) -> UserError {
+        let (done, ended) = channel();
+        self.stop(true, done);
+        self.abort();
+        // An error is as good: nobody is left who would tell.
+        let _ = ended.recv();
+        self.clean_up();
+        error
+    }
+
+    /// Has the kernel let go of what was lent to it, then ends.
+    fn abort(&self) {
+        if let Some(Err(error)) = self.connection.as_ref().map(Connection::abort) {
+            let path = self.path.display();
+            eprintln!("udm: warning: abort the connection of {path}: {error}");
+        }
+        self.tell(self.servers.home, MountOrder::Close);
+    }
+
     fn tell(&self, (lane, actor): (LaneId, ActorId), order: MountOrder) {
         let call = MountCall { mount: self.number, order };
         self.runtime.send(lane, LaneMessage::ToActor(actor, Box::new(call)));
@@ -229,6 +277,10 @@ impl Front for FuseFront {
         // A server that has just ended drops the order. The lanes answer one after the other, so
         // a file that is being opened or closed may be counted wrong once.
         receiver.iter().sum::<i32>().max(0).unsigned_abs()
+    }
+
+    fn transport(&self) -> Option<&'static str> {
+        Some(if self.by_ring.load(Ordering::Relaxed) { "io_uring" } else { "read" })
     }
 
     fn size_news(&self) -> SizeNews {

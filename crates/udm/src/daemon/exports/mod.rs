@@ -114,6 +114,11 @@ trait Front: Send + Sync {
         None
     }
 
+    /// How requests reach the daemon, where there is more than one way.
+    fn transport(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How its users learn of a new size.
     fn size_news(&self) -> SizeNews;
 
@@ -495,6 +500,7 @@ fn describe(
         size_sectors: size_sectors.unwrap_or(0),
         on_resize: one.front.size_news().word().to_owned(),
         block_device: one.front.block_device().map(|(major, minor)| format!("{major}:{minor}")),
+        transport: one.front.transport().map(str::to_owned),
         note: one.front.note(),
     }
 }

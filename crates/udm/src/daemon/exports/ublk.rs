@@ -77,7 +77,7 @@ impl super::Plan for Plan {
         let lapse = start.lapse;
         let server = Server::start(order, lanes, Box::new(move |why| lapse.tell(why)));
         let server = server.map_err(|error| refused(&error))?;
-        Ok(Arc::new(UblkFront { server, is_kept: start.is_kept }))
+        Ok(Arc::new(UblkFront { server }))
     }
 }
 
@@ -99,7 +99,6 @@ fn refused(error: &UblkError) -> UserError {
 /// A running server.
 struct UblkFront {
     server: Server,
-    is_kept: bool,
 }
 
 impl Front for UblkFront {
@@ -141,7 +140,7 @@ impl Front for UblkFront {
     }
 
     fn outlives(&self) -> bool {
-        self.is_kept && self.is_held()
+        self.server.outlives() && self.is_held()
     }
 
     fn stop(&self, cut: bool, done: Sender<()>) {

@@ -29,19 +29,43 @@ fn said() -> Vec<Vec<u8>> {
     ]
 }
 
+/// All of it on a good wire, by these ends.
+pub(super) fn good(chosen: u8) -> Vec<u8> {
+    let mut input = vec![chosen << 1];
+    for text in said() {
+        input.extend([0, text.len() as u8]);
+        input.extend(text);
+        input.extend([9, 11, 3]);
+    }
+    input
+}
+
+/// All of it on a bad wire: some stays under way, something happens to it, then it is delivered.
+pub(super) fn spoilt(seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut input = vec![random.u8(..) & !1];
+    for text in said() {
+        input.extend([*random.choice([0, 132].iter()).expect("one"), text.len() as u8]);
+        input.extend(text);
+        for _ in 0..random.u8(..4) {
+            input.extend([random.u8(3..12), random.u8(..), random.u8(..)]);
+        }
+    }
+    input
+}
+
+/// Bytes that mean nothing.
+pub(super) fn noise(seed: u64) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..random.usize(..400)).map(|_| random.u8(..)).collect()
+}
+
 #[test]
 fn nothing_is_lost_on_a_good_wire() {
     let ends = ends();
     for chosen in 0..6 {
-        // Flags are a part of what was said before TLS.
-        let mut input = vec![chosen << 1];
-        for text in said() {
-            input.extend([0, text.len() as u8]);
-            input.extend(text);
-            input.extend([9, 11, 3]);
-        }
         // The reply to GO, one to the write, one to the read with its data.
-        assert!(tls(&ends, &input) > 16 + 16 + 512, "way {chosen}");
+        assert!(tls(&ends, &good(chosen)) > 16 + 16 + 512, "way {chosen}");
     }
 }
 
@@ -49,22 +73,7 @@ fn nothing_is_lost_on_a_good_wire() {
 fn seeded_spoilers_break_nothing_but_their_connection() {
     let ends = ends();
     for seed in 0..100 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut input = vec![random.u8(..) & !1];
-        for text in said() {
-            // Some stays under way, something happens to it, then it is delivered.
-            input.extend([*random.choice([0, 132].iter()).expect("one"), text.len() as u8]);
-            input.extend(text);
-            for _ in 0..random.u8(..4) {
-                input.push(random.u8(3..12));
-                input.extend([random.u8(..), random.u8(..)]);
-            }
-        }
-        tls(&ends, &input);
-    }
-    for seed in 0..100 {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let input: Vec<u8> = (0..random.usize(..400)).map(|_| random.u8(..)).collect();
-        tls(&ends, &input);
+        tls(&ends, &spoilt(seed));
+        tls(&ends, &noise(seed));
     }
 }

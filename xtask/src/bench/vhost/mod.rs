@@ -3,14 +3,21 @@
 //! Both serve a null device, memory and a file; the load is an example of `udm-front`
 //! (`vhost_load`), a virtual machine in miniature that treats both alike, and that reads the CPU
 //! time of the server's process. Rounds are interleaved, server after server, so that what else
-//! the machine does hits all alike; tables show medians.
+//! the machine does hits all alike; tables show medians. Everything on one queue is measured twice:
+//! where the kernel puts client and server, and with both on one processor, where they take turns.
+//! `floor` measures what no server can do without.
 //!
 //! qemu-storage-daemon has no memory that stores, so a file in shared memory stands in for it.
 
-use super::lab::{machine, median};
+mod floor;
+mod report;
+
+use super::lab::median;
 use super::progress;
 use crate::soak::wait_until;
 use crate::steps::{Failed, cargo, is_installed, release_udm, run as run_step, target_dir};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -22,33 +29,36 @@ use std::time::Duration;
 const START_MAX: Duration = Duration::from_secs(10);
 /// Queues and depth of each.
 const CASES: [(u32, u32); 6] = [(1, 1), (1, 32), (1, 128), (4, 1), (4, 32), (4, 128)];
+const PLACEMENTS: [Placement; 2] = [Placement::Anywhere, Placement::OneProcessor];
 
-/// What explains the numbers, whatever they are this time.
-const READING: &str = "
-## How to read it
+/// The server that does nothing but what every server has to.
+const NULL: &str = "udm, null";
 
-- **Depth 1** is the price of waking up: a kick wakes the server, a call wakes the guest, and both sides sleep in
-  between, so it moves most with what else the machine does. Nothing in udm polls.
-- **Four queues at depth 1** are served by one thread of qemu-storage-daemon, where one wake-up often finds requests
-  of several queues; udm has them on two lanes, each woken by itself. That answers more at once and costs more for
-  each.
-- **Memory.** qemu-storage-daemon has none that stores; a file in shared memory stands in for it, and its reads and
-  writes are system calls.
-- **Batches** decide at depth 32 and above. Where client and server happen to run side by side, each finds a few
-  requests at a time and sleeps again; where they take turns, each finds all. \"Read 1x32\" over the null device was
-  0.24 us in one run and 1.03 us in another of the same programs.
+/// Where client and server run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Placement {
+    /// Where the kernel puts them.
+    Anywhere,
+    /// Both on one processor: each sleeps while the other works.
+    OneProcessor,
+}
 
-## What was promised
+/// The processors there are.
+struct Processors {
+    all: CpuSet,
+    one: CpuSet,
+    /// Another one; the same if there is only one.
+    other: CpuSet,
+}
 
-At least twice the I/Os of qemu-storage-daemon for a CPU-second, everywhere, and SPDK's 0.5 us at depth 32 without
-polling (SPDK measured on another day on a machine of this kind; its core is taken all the time). Over memory the first is
-kept. Over a file it is kept but for depth 1, where writes reach 1.2 to 1.5. Over the null device it depends on batches, and
-so on who runs where: with client and server on a processor each and nobody else on the machine it is kept on four queues
-at depth 128, nearly kept at 32 (1.7 to 1.9), and not kept on one queue (1.0 to 1.6) and at depth 1 (0.9 to 1.5), where
-two wake-ups are nearly all there is; on a busy machine it was kept from depth 128 on (2.7 to 3.2). qemu's thread polls for a
-moment before it sleeps, ours does not. The second is kept over the null device on four queues, and missed on one
-(0.8 us, on a busy machine 0.3 to 1.0); over memory an I/O costs 1 to 2 us, most of it the copy.
-";
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    what: &'static str,
+    queues: u32,
+    depth: u32,
+    placement: Placement,
+}
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -90,6 +100,7 @@ struct Bench<'a> {
     udm: PathBuf,
     load: PathBuf,
     dir: PathBuf,
+    processors: Processors,
 }
 
 /// Measures and prints, or writes a page.
@@ -107,7 +118,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
     let dir = std::env::temp_dir().join(format!("udm-bench-{}", std::process::id()));
     fs::create_dir_all(&dir).map_err(Failed::to("make a folder"))?;
     let shared = PathBuf::from("/dev/shm").join(format!("udm-bench-{}.img", std::process::id()));
-    let bench = Bench { args, udm, load, dir };
+    let bench = Bench { args, udm, load, dir, processors: Processors::find()? };
     let page = bench.measure(&shared);
     // They are ours; what cannot be removed is left to the operating system's cleaner.
     let _removed = (fs::remove_dir_all(&bench.dir), fs::remove_file(&shared));
@@ -122,19 +133,22 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<(), Failed> {
 impl Bench<'_> {
     fn measure(&self, shared: &Path) -> Result<String, Failed> {
         let mut servers = self.servers(shared)?;
+        let cases = cases();
         for server in &servers {
             progress(&format!("filling {}", server.name));
-            self.load(server, (1, 1), "fill")?;
+            self.load(server, &cases[0], "fill")?;
         }
-        let cases: Vec<_> = ["read", "write"]
-            .iter()
-            .flat_map(|what| CASES.iter().map(move |case| (*what, *case)))
-            .collect();
+        let mut floors = PLACEMENTS.map(|placement| (placement, Vec::new()));
         for round in 1..=self.args.rounds {
-            for (index, (what, case)) in cases.iter().enumerate() {
+            for (placement, floor) in &mut floors {
+                progress(&format!("round {round}, the floor"));
+                let span = Duration::from_secs_f64(self.args.seconds);
+                floor.push(floor::measure(self.processors.apart(*placement), span)?);
+            }
+            for (index, case) in cases.iter().enumerate() {
                 for server in &mut servers {
-                    progress(&format!("round {round}, {what} {case:?}, {}", server.name));
-                    let told = self.load(server, *case, what)?;
+                    progress(&format!("round {round}, {case:?}, {}", server.name));
+                    let told = self.load(server, case, case.what)?;
                     let number = |name: &str| told[name].as_f64().unwrap_or(f64::NAN);
                     let (ios, cpu_s, seconds) = (number("ios"), number("cpu_s"), number("seconds"));
                     server.cells.resize(cases.len(), Vec::new());
@@ -143,11 +157,11 @@ impl Bench<'_> {
             }
         }
         progress("");
-        let names: Vec<String> = cases
-            .iter()
-            .map(|(what, (queues, depth))| format!("{what} {queues}x{depth}"))
-            .collect();
-        Ok(self.page(&names, &servers))
+        let mut page = report::introduction(self.args);
+        for (placement, floor) in floors {
+            page += &report::section(placement, &cases, &servers, median(floor));
+        }
+        Ok(page + report::READING)
     }
 
     fn servers(&self, shared: &Path) -> Result<Vec<Server>, Failed> {
@@ -161,7 +175,7 @@ impl Bench<'_> {
         let in_file = format!("driver=file,node-name=n,filename={}", file("qsd.img"));
         let null = format!("driver=null-co,node-name=n,size={size}");
         let all = [
-            ("udm, null", format!("null:{size}")),
+            (NULL, format!("null:{size}")),
             ("qemu-storage-daemon, null", null),
             ("udm, memory", format!("mem:{size}")),
             ("qemu-storage-daemon, file in memory", below),
@@ -213,73 +227,93 @@ impl Bench<'_> {
         Ok(server)
     }
 
-    fn load(
-        &self,
-        server: &Server,
-        (queues, depth): (u32, u32),
-        what: &str,
-    ) -> Result<Value, Failed> {
+    fn load(&self, server: &Server, case: &Case, what: &str) -> Result<Value, Failed> {
+        let cpus = self.processors.of(case.placement);
+        server.place(cpus)?;
+        // The load inherits this thread's place.
+        place(None, cpus)?;
         let output = Command::new(&self.load)
             .arg(&server.socket)
-            .args([server.child.id(), queues, depth].map(|number| number.to_string()))
+            .args([server.child.id(), case.queues, case.depth].map(|number| number.to_string()))
             .args([&self.args.seconds.to_string(), what, &self.args.size_mib.to_string()])
             .stdin(Stdio::null())
-            .output()
-            .map_err(Failed::to("run the load"))?;
+            .output();
+        place(None, &self.processors.all)?;
+        let output = output.map_err(Failed::to("run the load"))?;
         if !output.status.success() {
             let why = String::from_utf8_lossy(&output.stderr);
-            return Err(Failed::new(format!("{what} {queues}x{depth} of {}: {why}", server.name)));
+            return Err(Failed::new(format!("{case:?} of {}: {why}", server.name)));
         }
         if what == "fill" {
             return Ok(Value::Null);
         }
         serde_json::from_slice(&output.stdout).map_err(Failed::to("read what the load printed"))
     }
+}
 
-    fn page(&self, names: &[String], servers: &[Server]) -> String {
-        let mut page = introduction(self.args);
-        let cells = |server: &Server, pick: fn(&(f64, f64)) -> f64| -> Vec<f64> {
-            server.cells.iter().map(|cell| median(cell.iter().map(pick).collect())).collect()
-        };
-        let mut table = |title: &str, rows: Vec<(String, Vec<f64>)>| {
-            page += &format!("\n## {title}\n\n| server | {} |\n|---|", names.join(" | "));
-            page += &"--:|".repeat(names.len());
-            for (name, numbers) in rows {
-                let numbers: Vec<_> = numbers.iter().map(|one| format!("{one:.2}")).collect();
-                page += &format!("\n| {name} | {} |", numbers.join(" | "));
+/// Reads and writes wherever the kernel likes, then what is on one queue on one processor.
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for placement in PLACEMENTS {
+        for what in ["read", "write"] {
+            for (queues, depth) in CASES {
+                if placement == Placement::Anywhere || queues == 1 {
+                    all.push(Case { what, queues, depth, placement });
+                }
             }
-            page += "\n";
-        };
-        let rows = |pick| {
-            servers.iter().map(|server| (server.name.to_owned(), cells(server, pick))).collect()
-        };
-        table("Server CPU, microseconds for an I/O (lower is better)", rows(|cell| cell.0));
-        table("Thousand I/Os a second (higher is better)", rows(|cell| cell.1));
-        let ratios = servers.chunks(2).filter_map(|pair| {
-            let [ours, theirs] = pair else { return None };
-            let (ours_us, theirs_us) = (cells(ours, |cell| cell.0), cells(theirs, |cell| cell.0));
-            let ratios = ours_us.iter().zip(theirs_us).map(|(ours, theirs)| theirs / ours);
-            Some((format!("{} : {}", theirs.name, ours.name), ratios.collect()))
+        }
+    }
+    all
+}
+
+impl Processors {
+    /// Those this process may use.
+    fn find() -> Result<Processors, Failed> {
+        let all = sched_getaffinity(None).map_err(|errno| Failed::new(errno.to_string()))?;
+        let mut each = (0..CpuSet::MAX_CPU).filter(|cpu| all.is_set(*cpu)).map(|cpu| {
+            let mut set = CpuSet::new();
+            set.set(cpu);
+            set
         });
-        table("I/Os for a CPU-second, udm's over the peer's", ratios.collect());
-        page + READING
+        let one = each.next().ok_or_else(|| Failed::new("no processor to run on"))?;
+        let other = each.next().unwrap_or(one);
+        Ok(Processors { all, one, other })
+    }
+
+    /// For two threads that pass something to and fro: what the kernel does with them at depth 1
+    /// as long as it has idle processors, or one after the other.
+    fn apart(&self, placement: Placement) -> [&CpuSet; 2] {
+        match placement {
+            Placement::Anywhere => [&self.one, &self.other],
+            Placement::OneProcessor => [&self.one, &self.one],
+        }
+    }
+
+    fn of(&self, placement: Placement) -> &CpuSet {
+        match placement {
+            Placement::Anywhere => &self.all,
+            Placement::OneProcessor => &self.one,
+        }
     }
 }
 
-fn introduction(args: &Args) -> String {
-    format!(
-        "# vhost-user-blk servers side by side\n\n\
-         Written by `cargo xtask bench vhost --write docs/benchmarks/vhost-user.md`: 4 KiB random \
-         I/O by our own client\n(`crates/udm-front/examples/vhost_load.rs`: split rings, indirect \
-         descriptors, event index), device of {} MiB\nwritten once before, medians of {} \
-         interleaved rounds of {} s. CPU is that of all threads of the\nserver's process, in user \
-         and kernel. \"read 4x32\" is reads on 4 queues with 32 requests outstanding on\neach. \
-         Files are in the page cache.\n\n{}",
-        args.size_mib,
-        args.rounds,
-        args.seconds,
-        machine()
-    )
+fn place(thread: Option<Pid>, cpus: &CpuSet) -> Result<(), Failed> {
+    let placed = sched_setaffinity(thread, cpus);
+    placed.map_err(|errno| Failed::new(format!("choosing processors: {errno}")))
+}
+
+impl Server {
+    /// Moves all its threads; those it starts later follow.
+    fn place(&self, cpus: &CpuSet) -> Result<(), Failed> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        for task in tasks.map_err(Failed::to("list a server's threads"))? {
+            let name = task.map_err(Failed::to("list a server's threads"))?.file_name();
+            let thread = name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
+            // One that ends meanwhile needs no place.
+            let _placed = thread.map(|thread| place(Some(thread), cpus));
+        }
+        Ok(())
+    }
 }
 
 fn storage_daemon(name: &'static str, blockdev: &str, socket: PathBuf) -> Result<Server, Failed> {
