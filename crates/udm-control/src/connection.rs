@@ -39,18 +39,24 @@ const WRITE_LIMIT: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 /// The same once the server ends.
 const WRITE_LIMIT_AT_END: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// A flag that many threads can wait for together with their sockets.
+/// A flag that threads can wait for together with their sockets.
 #[derive(Debug)]
-pub(crate) struct StopFlag(OwnedFd);
+pub(crate) struct Flag(OwnedFd);
 
-impl StopFlag {
-    pub(crate) fn new() -> io::Result<StopFlag> {
-        Ok(StopFlag(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+impl Flag {
+    pub(crate) fn new() -> io::Result<Flag> {
+        Ok(Flag(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
     }
 
     pub(crate) fn raise(&self) {
         // Fails only if the counter is full, and then it is raised already.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    /// As if it had never been raised.
+    pub(crate) fn lower(&self) {
+        // Fails if it is not raised.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 
     pub(crate) fn descriptor(&self) -> &OwnedFd {
@@ -73,7 +79,7 @@ pub(crate) fn wait_readable<const N: usize>(fds: [&dyn AsFd; N]) -> io::Result<[
 /// What connections of one server share.
 pub(crate) struct Shared {
     pub(crate) ops: Arc<dyn ControlOps>,
-    pub(crate) stop: StopFlag,
+    pub(crate) stop: Flag,
 }
 
 /// A client's connection.
@@ -234,7 +240,7 @@ enum Gone {
 }
 
 /// Tells the waiting thread that an answer is there, or that there will be none.
-struct Bell(Arc<StopFlag>);
+struct Bell(Arc<Flag>);
 
 impl Drop for Bell {
     fn drop(&mut self) {
@@ -275,7 +281,7 @@ impl Connection {
         let system = |error: &io::Error| {
             crate::errno::system(ErrorCode::Internal, "waiting for the engine", error)
         };
-        let answered = Arc::new(StopFlag::new().map_err(|error| system(&error))?);
+        let answered = Arc::new(Flag::new().map_err(|error| system(&error))?);
         let (sender, receiver) = mpsc::sync_channel(1);
         let bell = Bell(Arc::clone(&answered));
         self.shared.ops.post(

@@ -5,14 +5,16 @@
 //! suspend, and a few clients a second do not pay for anything cleverer. When idle, every thread
 //! sleeps in the kernel; nothing polls.
 //!
-//! Bounds: [`CLIENTS_MAX`] clients at once; one more is told so and sent away.
+//! Bounds: [`CLIENTS_MAX`] clients at once. One more waits for somebody to leave, since on a busy
+//! machine most of them have gone and only their threads have not noticed yet; if nobody leaves for
+//! [`ROOM_LIMIT`], it is told so and sent away, and so is everybody after it until there is room.
 //!
 //! The tricky case is a socket file that is already there. If a daemon answers on it, it is left
 //! alone (`SocketInUse`). If nobody listens, it is what a killed daemon left behind and is
 //! replaced. The lock beside it (`PATH.lock`) decides between two daemons that start at the same
 //! moment.
 
-use crate::connection::{Connection, Shared, StopFlag, answer_of, wait_readable};
+use crate::connection::{Connection, Flag, Shared, answer_of, wait_readable};
 use crate::dispatch::CallError;
 use crate::errno;
 use crate::ops::ControlOps;
@@ -27,7 +29,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use udm_core::error::{ErrorCode, ErrorKind, UserError};
@@ -37,9 +38,11 @@ use udm_core::error::{ErrorCode, ErrorKind, UserError};
 /// them may run at once on a machine that boots.
 pub const CLIENTS_MAX: usize = 1024;
 /// Clients waiting to be accepted.
-const LISTEN_BACKLOG: i32 = 128;
+const LISTEN_BACKLOG: i32 = 4096;
 /// How long to leave the listener alone when the system has no descriptor for a client.
 const ACCEPT_PAUSE_NS: i64 = 50_000_000;
+/// How long one client too many waits for room.
+const ROOM_LIMIT: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Longest socket path in bytes that the system takes, with room for its NUL.
 const SOCKET_PATH_LEN_BYTES_MAX: usize = 107;
 
@@ -114,14 +117,18 @@ impl Server {
             return Err(failed(io::ErrorKind::NotConnected.into()));
         };
         listener.set_nonblocking(true).map_err(failed)?;
-        let stop = StopFlag::new().map_err(failed)?;
+        let stop = Flag::new().map_err(failed)?;
         let shared = Arc::new(Shared { ops, stop });
+        let door = Door {
+            shared: Arc::clone(&shared),
+            clients: Clients::default(),
+            left: Arc::new(Flag::new().map_err(failed)?),
+            next_number: 0,
+            is_shut: false,
+        };
         let accepting = thread::Builder::new()
             .name("udm-control".into())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || accept_all(&listener, &shared)
-            })
+            .spawn(move || accept_all(&listener, door))
             .map_err(failed)?;
         bound.listener = None;
         let lock = bound.lock.take();
@@ -223,23 +230,36 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn accept_all(listener: &UnixListener, shared: &Arc<Shared>) {
-    let clients: Clients = Clients::default();
-    let numbers = AtomicU64::new(0);
+/// Everybody who is connected, and who comes next.
+struct Door {
+    shared: Arc<Shared>,
+    clients: Clients,
+    /// Raised by whoever leaves.
+    left: Arc<Flag>,
+    next_number: u64,
+    /// It was full for too long, and still is.
+    is_shut: bool,
+}
+
+fn accept_all(listener: &UnixListener, mut door: Door) {
     loop {
-        match wait_readable([listener, shared.stop.descriptor()]) {
+        match wait_readable([listener, door.shared.stop.descriptor()]) {
             Ok([_, true]) | Err(_) => break,
             Ok([_, false]) => {}
         }
+        if !door.has_room() {
+            break;
+        }
         match listener.accept() {
-            Ok((stream, _)) => admit(stream, shared, &clients, &numbers),
+            Ok((stream, _)) if door.is_shut => refuse(stream),
+            Ok((stream, _)) => door.admit(stream),
             // Gone before it was taken: the next turn sees what is left.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Out of descriptors: the client stays readable, so wait a little or spin.
-            Err(_) => pause(shared),
+            Err(_) => pause(&door.shared),
         }
     }
-    let left = std::mem::take(&mut *locked(&clients));
+    let left = std::mem::take(&mut *locked(&door.clients));
     for (_, thread) in left {
         let _ = thread.join();
     }
@@ -253,24 +273,50 @@ fn pause(shared: &Shared) {
     let _ = poll(&mut polled, Some(&span));
 }
 
-fn admit(stream: UnixStream, shared: &Arc<Shared>, clients: &Clients, numbers: &AtomicU64) {
-    if locked(clients).len() >= CLIENTS_MAX {
-        return refuse(stream);
+impl Door {
+    /// Looks, and waits if need be, whether one more may come; else shuts the door. False at the
+    /// server's end.
+    fn has_room(&mut self) -> bool {
+        let is_full = |clients: &Clients| locked(clients).len() >= CLIENTS_MAX;
+        // Whoever leaves after this is seen either in the map or by the flag.
+        self.left.lower();
+        while is_full(&self.clients) && !self.is_shut {
+            let stop = self.shared.stop.descriptor();
+            let mut polled = [
+                PollFd::new(self.left.descriptor(), PollFlags::IN),
+                PollFd::new(stop, PollFlags::IN),
+            ];
+            match poll(&mut polled, Some(&ROOM_LIMIT)) {
+                Ok(0) => self.is_shut = true,
+                Ok(_) if !polled[1].revents().is_empty() => return false,
+                Ok(_) => self.left.lower(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => self.is_shut = true,
+            }
+        }
+        self.is_shut = self.is_shut && is_full(&self.clients);
+        true
     }
-    if stream.set_nonblocking(false).is_err() {
-        return;
-    }
-    let number = numbers.fetch_add(1, Ordering::Relaxed);
-    let connection = Connection::new(stream, Arc::clone(shared));
-    let mine = Arc::clone(clients);
-    // The map is held until the handle is in it, so that a short-lived client cannot leave first.
-    let mut map = locked(clients);
-    let spawned = thread::Builder::new().name("udm-client".into()).spawn(move || {
-        connection.run();
-        locked(&mine).remove(&number);
-    });
-    if let Ok(handle) = spawned {
-        map.insert(number, handle);
+
+    fn admit(&mut self, stream: UnixStream) {
+        if stream.set_nonblocking(false).is_err() {
+            return;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let connection = Connection::new(stream, Arc::clone(&self.shared));
+        let (mine, left) = (Arc::clone(&self.clients), Arc::clone(&self.left));
+        // The map is held until the handle is in it, so that a short-lived client cannot leave
+        // first.
+        let mut map = locked(&self.clients);
+        let spawned = thread::Builder::new().name("udm-client".into()).spawn(move || {
+            connection.run();
+            locked(&mine).remove(&number);
+            left.raise();
+        });
+        if let Ok(handle) = spawned {
+            map.insert(number, handle);
+        }
     }
 }
 
@@ -278,7 +324,8 @@ fn refuse(mut stream: UnixStream) {
     let error = UserError::new(
         ErrorCode::TooManyClients,
         format!("{CLIENTS_MAX} clients are connected, which is the limit"),
-    );
+    )
+    .hint("end some of the programs that hold a connection, then try again");
     // It may not even listen; then it finds the connection closed.
     let _ = stream.write_all(&encode(&answer_of(Err(CallError::User(error)))));
 }

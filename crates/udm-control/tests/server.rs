@@ -348,23 +348,65 @@ fn a_live_socket_is_left_alone_and_a_dead_one_is_replaced() {
     third.stop();
 }
 
-#[test]
-fn one_client_too_many_is_told_so() {
+/// As many clients as there may be.
+fn crowd(world: &World) -> Vec<Client> {
     // Both ends of every connection are in this process.
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).expect("allowed");
-    let world = world();
-    let mut clients: Vec<Client> = Vec::new();
-    for _ in 0..CLIENTS_MAX {
+    let admitted = |_| {
         let mut client = Client::connect(&world.path).expect("connects");
         client.call(&api::Ping {}).expect("is admitted");
-        clients.push(client);
+        client
+    };
+    (0..CLIENTS_MAX).map(admitted).collect()
+}
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let world = world();
+    let mut clients = crowd(&world);
+    // The first has waited for room in vain; whoever comes after it does not wait.
+    for _ in 0..2 {
+        let mut late = UnixStream::connect(&world.path).expect("connects");
+        assert_eq!(answer(&mut late)["parameters"]["code"], "UDM-0406");
+        assert!(is_closed(&mut late));
     }
-    let mut late = UnixStream::connect(&world.path).expect("connects");
-    assert_eq!(answer(&mut late)["parameters"]["code"], "UDM-0406");
-    assert!(is_closed(&mut late));
     clients[0].call(&api::Ping {}).expect("the others live");
+    clients.truncate(CLIENTS_MAX / 2);
+    let admitted = |_| Client::connect(&world.path).expect("connects").call(&api::Ping {}).is_ok();
+    assert!((0..1000).any(admitted), "the door stays shut");
+}
+
+/// Sixty-four programs at once were refused on a busy machine: the threads of a thousand clients
+/// had not yet noticed that their clients had gone.
+#[test]
+fn one_client_too_many_waits_for_one_who_leaves() {
+    let world = world();
+    let mut clients = crowd(&world);
+    for turn in 0..20 {
+        let late = UnixStream::connect(&world.path).expect("connects");
+        // Most of the time the server looks before this, and waits.
+        if turn % 2 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        drop(clients.pop());
+        let mut late = late;
+        assert_eq!(raw(&mut late, &call("org.udm.control.Ping", json!({})))["error"], Value::Null);
+        drop(late);
+        clients.push(Client::connect(&world.path).expect("connects"));
+        clients[CLIENTS_MAX - 1].call(&api::Ping {}).expect("there is room");
+    }
+}
+
+#[test]
+fn a_server_whose_clients_are_too_many_ends_at_once() {
+    let world = world();
+    let clients = crowd(&world);
+    let late = UnixStream::connect(&world.path).expect("connects");
+    world.server.stop();
+    assert!(!world.path.exists());
+    drop((clients, late));
 }
 
 #[test]
