@@ -11,7 +11,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::channel;
 use udm_driver::DriverChoice;
-use udm_front::fuse::server::MountEvent;
+use udm_front::fuse::order::MountEvent;
 use udm_testkit::fuse_way::{hold_way, over_rings};
 
 /// Between the kernel's offer and our answer somebody may turn the switch.

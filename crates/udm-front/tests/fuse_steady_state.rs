@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use udm_driver::DriverChoice;
-use udm_front::fuse::server::MountEvent;
+use udm_front::fuse::order::MountEvent;
 use udm_testkit::fuse_way::{Way, hold_way, over_rings, way};
 use udm_testkit::{Counting, allocations};
 

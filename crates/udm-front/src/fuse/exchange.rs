@@ -19,8 +19,10 @@
 //! The tricky case is the data of a read that is not aligned: it was read with the blocks around
 //! it, and moves to the beginning of the payload, where the kernel expects it.
 
-use super::server::{DATA_AT, MountEvent, MountServer, Phase, SLOTS, segment};
+use super::order::MountEvent;
+use super::server::MountServer;
 use super::session::IO_BYTES_MAX;
+use super::slot::{DATA_AT, Phase, SLOTS, segment};
 use super::team::TeamNote;
 use super::wire::{HEAD_BYTES_MAX, IN_HEADER_BYTES, OUT_HEADER_BYTES};
 use udm_core::actor::ActorCx;
@@ -182,7 +184,7 @@ impl MountServer {
 mod tests {
     use super::{DATA_AT, HEAD_AT, OPERATION_AT, PAYLOAD_BYTES_AT, head, put_answer, slots_each};
     use crate::fuse::reply::data_head;
-    use crate::fuse::server::BUF_BYTES;
+    use crate::fuse::slot::BUF_BYTES;
     use crate::fuse::wire::{IN_HEADER_BYTES, OUT_HEADER_BYTES};
     use udm_lane::Buf;
 

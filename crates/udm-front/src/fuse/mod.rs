@@ -12,9 +12,12 @@
 //! - [`session`]: messages to answers and checked commands; pure.
 //! - [`reply`]: the bytes of answers.
 //! - `change`: byte ranges on devices that take whole blocks, and who waits for whom; pure.
-//! - [`server`]: the actor that has `/dev/fuse` on a lane and moves the bytes; `work` is the way of
-//!   a request through it.
-//! - `team`, `blocks`: the lanes of a mount, and who may change which blocks meanwhile.
+//! - [`server`]: the actor that has `/dev/fuse` on a lane and moves the bytes; a request has a
+//!   `slot`, `work` is its way through the engine, `exchange` how it comes through the lane's ring.
+//!   `ending` is the server's end.
+//! - `team`, `load`, `blocks`: the lanes of a mount, how many are awake, and who may change which
+//!   blocks meanwhile.
+//! - [`order`]: what the control side and the servers tell each other.
 //! - [`mount`]: mounting and unmounting, with and without root; control side, it blocks.
 //! - [`fuzz`]: one entry that drives the pure part with hostile bytes.
 //!
@@ -24,12 +27,16 @@
 pub mod abort;
 mod blocks;
 mod change;
+mod ending;
 mod exchange;
 pub mod fuzz;
+mod load;
 pub mod mount;
+pub mod order;
 pub mod reply;
 pub mod server;
 pub mod session;
+mod slot;
 mod team;
 pub mod wire;
 mod work;

@@ -11,8 +11,9 @@
 
 use super::change::{Change, ChangeKind, Piece};
 use super::reply::{Answer, data_head};
-use super::server::{BUF_BYTES, DATA_AT, MountServer, Patch, Phase, segment};
+use super::server::MountServer;
 use super::session::{Command, CommandKind, written};
+use super::slot::{BUF_BYTES, DATA_AT, Patch, Phase, segment};
 use super::team::{Owner, TeamNote, Who};
 use super::wire::{OUT_HEADER_BYTES, errno};
 use udm_core::actor::ActorCx;

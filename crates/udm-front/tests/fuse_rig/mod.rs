@@ -12,7 +12,8 @@ use udm_core::actor::Actor;
 use udm_driver::clone_fuse;
 use udm_front::fuse::abort::{Connection, ring_queues};
 use udm_front::fuse::mount::{Mount, MountOrder as Order, mount};
-use udm_front::fuse::server::{MountCall, MountEvent, MountOrder, MountServer, Served};
+use udm_front::fuse::order::{MountCall, MountEvent, MountOrder, Served};
+use udm_front::fuse::server::MountServer;
 use udm_types::{ActorId, LaneId};
 
 const MOUNT: u64 = 7;

@@ -24,7 +24,8 @@ use udm_core::error::{ErrorCode, UserError};
 use udm_driver::clone_fuse;
 use udm_front::fuse::abort::{Connection, ring_queues};
 use udm_front::fuse::mount::{self, Mount, MountError};
-use udm_front::fuse::server::{MountCall, MountEvent, MountOrder, MountServer, Served};
+use udm_front::fuse::order::{MountCall, MountEvent, MountOrder, Served};
+use udm_front::fuse::server::MountServer;
 use udm_types::{ActorId, LaneId};
 
 /// How long the kernel may take to begin the conversation; it does at once.
