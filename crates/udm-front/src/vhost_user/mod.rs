@@ -12,7 +12,7 @@
 //! - [`session`]: the state of a connection; decides what a message does.
 //! - [`config`]: features and configuration space from queue limits.
 //! - [`memory`], [`ring`], [`request`], [`inflight`]: what lies in the guest's memory.
-//! - [`queue`]: one virtqueue on a lane, an actor. [`server`]: the socket's thread;
+//! - [`queue`]: one virtqueue on a lane, an actor. [`server`]: the socket's thread, `link` its messages;
 //!   [`changes`]: tells the client of resizes.
 //! - [`fuzz`]: one entry that drives all of that with hostile messages and memory.
 //!
@@ -24,6 +24,7 @@ pub mod changes;
 pub mod config;
 pub mod fuzz;
 pub mod inflight;
+mod link;
 pub mod memory;
 pub mod queue;
 pub mod request;
