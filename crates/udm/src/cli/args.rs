@@ -32,8 +32,9 @@ const EVERYWHERE: &str = "Options of every verb";
     name = "udm",
     version,
     about,
-    long_about = "Stacks block targets into mapped devices, serves them over NBD, and changes them \
-        while I/O runs. Sectors are 512 bytes in every table, status and message.",
+    long_about = "Stacks block targets into mapped devices, serves them (NBD, FUSE, vhost-user, \
+        ublk), and changes them while I/O runs. Sectors are 512 bytes in every table, status and \
+        message.",
     disable_help_subcommand = true,
     max_term_width = 100,
     after_help = "First steps: udm up examples/quickstart.toml\nWhat an error code means: udm explain CODE"
@@ -351,7 +352,7 @@ pub struct RunArgs {
     #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
     pub engine: EngineArgs,
     /// The command; it finds the device's address in UDM_NBD_URI.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<String>,
 }
 
@@ -365,7 +366,7 @@ pub struct ExecArgs {
     #[arg(long, value_name = "DIR")]
     pub dev_dir: Option<PathBuf>,
     /// The command.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(trailing_var_arg = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 

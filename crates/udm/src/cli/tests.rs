@@ -48,6 +48,22 @@ fn dmsetups_spellings_are_taken() {
 }
 
 #[test]
+fn a_command_and_its_options_are_left_as_they_are() {
+    let words = ["dmsetup", "ls", "--tree", "--json", "-v", "--", "x"];
+    for before in [&["exec", "--explain"][..], &["exec", "--explain", "--"]] {
+        let cli = parse(&[before, &words].concat()).expect("is taken");
+        let Command::Exec(args) = cli.command else { panic!("not exec") };
+        assert!(args.explain && !cli.json);
+        assert_eq!(args.command, words);
+    }
+    let cli = parse(&[&["run", "--table", "0 8 zero"][..], &words].concat()).expect("is taken");
+    let Command::Run(args) = cli.command else { panic!("not run") };
+    assert_eq!(args.command, words);
+    // A slip before the command is no command.
+    assert!(parse(&[&["exec", "--explian"][..], &words].concat()).is_err());
+}
+
+#[test]
 fn wrong_usage_is_refused() {
     for line in [
         &[][..],

@@ -69,7 +69,7 @@ fn exec(place: &Place, args: &[&str]) -> Command {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(UDM);
     command
-        .args(["exec", "--"])
+        .arg("exec")
         .args(args)
         .env("UDM_SOCKET", place.path("control.sock"))
         .env("PATH", format!("{path}:/usr/sbin:/sbin"))
