@@ -434,6 +434,7 @@ impl Control<'_> {
             name: call.name,
             read_only: call.read_only,
             tls: call.tls,
+            lanes: call.lanes,
         };
         let export = self.ops.export(order)?;
         self.ops.settle(None)?;

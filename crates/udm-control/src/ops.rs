@@ -9,6 +9,7 @@
 
 use crate::api::{ExportState, PathPolicy, PathStatus, TargetType, Tls};
 use crate::place::ExportPlace;
+use std::num::NonZeroU16;
 use std::sync::mpsc;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Reply, ReplySink, Request, Ticket};
@@ -27,6 +28,8 @@ pub struct ExportOrder {
     pub read_only: bool,
     /// Speak TLS; over NBD only.
     pub tls: Option<Tls>,
+    /// Use not more lanes than this; all if left out.
+    pub lanes: Option<NonZeroU16>,
 }
 
 /// Where a mapped device can be opened.

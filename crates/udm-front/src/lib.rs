@@ -19,7 +19,7 @@
 #![deny(unsafe_code)]
 
 pub mod fuse;
-mod lanes;
+pub mod lanes;
 pub mod nbd;
 pub mod ublk;
 pub mod vhost_user;

@@ -13,6 +13,7 @@ mod rig;
 use client::{Driver, FLUSH, IN, Machine, OUT, Shape, WRITE_ZEROES};
 use rig::{DEVICE, Rig};
 use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_unix};
+use udm_front::lanes::LaneShare;
 use udm_front::vhost_user::server::{Disk, Server};
 use udm_testkit::{Counting, allocations};
 
@@ -75,7 +76,12 @@ fn requests_in_steady_state_allocate_nothing() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("disk.sock");
         let socket = listen_unix(&path, SOCKET_MODE_DEFAULT).expect("a socket");
-        let disk = Disk { device: rig.device, name: DEVICE.to_owned(), read_only: false };
+        let disk = Disk {
+            device: rig.device,
+            name: DEVICE.to_owned(),
+            read_only: false,
+            lanes: LaneShare::new(rig.device, None),
+        };
         let server = Server::start(socket, disk, rig.lanes.clone()).expect("a server");
         let shape = Shape { ring_size: 32, slot_bytes: BLOCK_BYTES, ..Shape::SMALL };
         let mut machine = Machine::new(shape);

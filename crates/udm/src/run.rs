@@ -48,6 +48,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         name: None,
         read_only: args.readonly,
         tls: None,
+        lanes: None,
     };
     let export = service.ops().export(order)?;
     let (program, rest) =

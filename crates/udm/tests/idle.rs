@@ -17,6 +17,7 @@ use std::time::Duration;
 use udm::runtime::{Runtime, RuntimeConfig};
 use udm_core::lifecycle::{Reply, Request};
 use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_unix};
+use udm_front::lanes::LaneShare;
 use udm_front::vhost_user::server::{Disk, Server};
 use udm_types::LaneId;
 
@@ -72,7 +73,8 @@ fn machine(runtime: &Runtime) -> (Machine, client::Link, Server) {
     let found = runtime.request(Request::Status { device: key }).expect("it is there");
     let device = udm::runtime::status_of(found).expect("its state").id;
     let lanes = (0..2).map(|lane| runtime.mailbox(LaneId(lane))).collect();
-    let disk = Disk { device, name: "idle1".to_owned(), read_only: false };
+    let lanes_used = LaneShare::new(device, None);
+    let disk = Disk { device, name: "idle1".to_owned(), read_only: false, lanes: lanes_used };
     let server = Server::start(socket, disk, lanes).expect("a server");
     let mut machine = Machine::new(Shape { queues: 2, ..Shape::SMALL });
     let link = machine.connect(&path);

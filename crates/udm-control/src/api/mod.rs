@@ -26,6 +26,7 @@ pub use types::{
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU16;
 
 /// A method of the interface.
 pub trait Method: Serialize + DeserializeOwned {
@@ -242,6 +243,9 @@ methods! {
         /// Speak TLS; over NBD only.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tls: Option<Tls>,
+        /// Spread its queues or connections over not more lanes than this; over all if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lanes: Option<NonZeroU16>,
     } -> ExportAnswer;
     /// Ends an export.
     Unexport {

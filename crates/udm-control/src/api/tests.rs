@@ -7,6 +7,7 @@ use super::{
 use crate::INTERFACE_TEXT;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 /// Names of the fields between the brackets that follow `keyword Name`.
 fn fields_in_file(keyword: &str) -> BTreeMap<String, Vec<String>> {
@@ -55,6 +56,7 @@ fn types_of_file_and_code_have_the_same_fields() {
     let full_export = ExportState {
         block_device: some(),
         transport: some(),
+        lanes: NonZeroU16::new(1),
         note: some(),
         ..ExportState::default()
     };

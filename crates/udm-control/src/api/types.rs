@@ -6,6 +6,7 @@
 //! builds engine types from an answer.
 
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU16;
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{self, DeviceKey, DeviceStatus, StatusLine, SuspendStatus};
 use udm_types::Op;
@@ -286,6 +287,9 @@ pub struct ExportState {
     /// How the requests of a FUSE mount come: `read` (of `/dev/fuse`) or `io_uring`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transport: Option<String>,
+    /// It uses not more lanes than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<NonZeroU16>,
     /// Something its users should know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,

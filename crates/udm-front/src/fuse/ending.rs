@@ -1,4 +1,4 @@
-//! The end of a mount's servers: they stop to read, answer what is under way, and close `/dev/fuse`.
+//! The end of a mount's servers: they stop to read, answer what is under way, close `/dev/fuse`.
 //!
 //! ```text
 //! drain --nothing under way--> cut --rings: the control side aborts--> end --> leave, mates first

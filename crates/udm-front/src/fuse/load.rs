@@ -1,4 +1,8 @@
 //! How busy a lane is with a mount: when it asks another one for help, and when it is not needed.
+//!
+//! The server counts each message here. Turns are counted and no time is taken, so the same load
+//! gives the same answer. The tricky case is a batch now and then: it is no reason to wake another
+//! lane, which is why only full turns in a row count.
 
 use udm_types::Nanos;
 

@@ -18,6 +18,7 @@
 use super::connection::Connection;
 use super::descriptor;
 use super::tls::TlsSettings;
+use crate::lanes::LaneShare;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,6 +88,8 @@ pub struct Listener {
     tls: Option<TlsSettings>,
     /// Others listen on the same socket.
     is_shared: bool,
+    lanes: LaneShare,
+    /// The next connection's number in them.
     next_lane: usize,
     next_number: u64,
     /// Connections by number; `None` while one is on its way to its lane.
@@ -170,6 +173,12 @@ impl Listener {
         Listener { tls, ..self }
     }
 
+    /// The same listener, whose connections go round these lanes instead of all.
+    #[must_use]
+    pub fn on_lanes(self, lanes: LaneShare) -> Listener {
+        Listener { lanes, ..self }
+    }
+
     /// A listener on a handle that is no descriptor, for drivers that simulate sockets.
     pub fn simulated(raw: RawHandle, exports: Vec<Export>) -> Listener {
         Listener {
@@ -179,6 +188,7 @@ impl Listener {
             exports: exports.into(),
             tls: None,
             is_shared: false,
+            lanes: LaneShare::new(DeviceId(0), None),
             next_lane: 0,
             next_number: 0,
             connections: BTreeMap::new(),
@@ -204,7 +214,7 @@ impl Listener {
         let number = self.next_number;
         self.next_number += 1;
         self.connections.insert(number, None);
-        let lane = LaneId((self.next_lane % cx.lane_count()) as u16);
+        let lane = self.lanes.lane(self.next_lane, cx.lane_count());
         self.next_lane = self.next_lane.wrapping_add(1);
         let link = ListenerLink { listener: Address { lane: cx.lane(), actor: cx.id() }, number };
         let (exports, tls) = (Arc::clone(&self.exports), self.tls.clone());

@@ -21,7 +21,7 @@ use super::disk::{BlockTooLarge, IO_BYTES_MAX, params};
 use super::queue::{Cut, DataWay, Limit, Queue, QueueReport, QueueSetup};
 use super::untrusted::await_file;
 use super::wire::{DeviceInfo, DeviceNumbers, feature};
-use crate::lanes::Lanes;
+use crate::lanes::{LaneShare, Lanes};
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -66,6 +66,8 @@ pub struct DiskOrder {
     pub take_up: bool,
     /// The disk waits for the next daemon when this one dies.
     pub outlives: bool,
+    /// The lanes of its queues.
+    pub lanes: LaneShare,
 }
 
 /// Called when a disk has ended by itself, with the reason.
@@ -145,7 +147,7 @@ impl Server {
             Some(info) => info,
             None => control.add(NewDevice {
                 number: order.number,
-                queues: u16::try_from(lanes.count()).unwrap_or(u16::MAX),
+                queues: u16::try_from(order.lanes.count(lanes.count())).unwrap_or(u16::MAX),
                 depth: DEPTH,
                 io_bytes_max: IO_BYTES_MAX,
                 outlives: order.outlives,
@@ -338,7 +340,7 @@ impl Running {
             let events = events.clone();
             // Fails if the thread has ended, which then waits for nobody.
             let report = Box::new(move |report| drop(events.send(Event::Queue(report))));
-            let lane = self.queues.lanes.lane_of(order.device, queue);
+            let lane = self.queues.lanes.lane_of(order.lanes, queue);
             let make =
                 move || -> Box<dyn udm_core::actor::Actor> { Box::new(Queue::new(setup, report)) };
             let actor = self.queues.lanes.spawn(lane, make);

@@ -3,8 +3,8 @@
 //! Used by the control thread of an export. Nothing here waits: a message arrives in as many pieces
 //! as the client likes, and a client that does not read its replies has broken off.
 //!
-//! The tricky case is whose a descriptor is. The kernel gives those of every byte that a read takes,
-//! so a message is read in two parts and never beyond its end.
+//! The tricky case is whose a descriptor is. The kernel gives those of every byte that a read
+//! takes, so a message is read in two parts and never beyond its end.
 
 use super::breach::Breach;
 use super::session::Reply;

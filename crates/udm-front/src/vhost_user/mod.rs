@@ -12,8 +12,8 @@
 //! - [`session`]: the state of a connection; decides what a message does.
 //! - [`config`]: features and configuration space from queue limits.
 //! - [`memory`], [`ring`], [`request`], [`inflight`]: what lies in the guest's memory.
-//! - [`queue`]: one virtqueue on a lane, an actor. [`server`]: the socket's thread, `link` its messages;
-//!   [`changes`]: tells the client of resizes.
+//! - [`queue`]: one virtqueue on a lane, an actor. [`server`]: the socket's thread, `link` its
+//!   messages; [`changes`]: tells the client of resizes.
 //! - [`fuzz`]: one entry that drives all of that with hostile messages and memory.
 //!
 //! Nothing that a client or a guest says is trusted; what contradicts itself is a

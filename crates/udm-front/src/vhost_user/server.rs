@@ -21,7 +21,7 @@ use super::memory::{GuestMemory, Span};
 use super::queue::{Queue, QueueDisk, QueueOrder, QueueReport, QueueWish};
 use super::request::ID_BYTES;
 use super::session::{Host, QueueSetup, Session};
-use crate::lanes::{HOME_LANE, Lanes};
+use crate::lanes::{HOME_LANE, LaneShare, Lanes};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno as OsErrno;
 use rustix::net::{SocketFlags, accept_with};
@@ -45,6 +45,8 @@ pub struct Disk {
     pub name: String,
     /// Refuse every change, whatever the device allows.
     pub read_only: bool,
+    /// The lanes of its queues.
+    pub lanes: LaneShare,
 }
 
 /// The server of one export.
@@ -313,7 +315,7 @@ impl Host for Served {
         let len = name.len().min(ID_BYTES);
         id[..len].copy_from_slice(&name[..len]);
         let disk = QueueDisk { device: self.disk.device, read_only: self.disk.read_only, id };
-        let lane = self.lanes.lane_of(self.disk.device, queue);
+        let lane = self.lanes.lane_of(self.disk.lanes, queue);
         let (events, bell) = (self.events.clone(), Arc::clone(&self.bell));
         let report = Box::new(move |report| {
             // Fails if the server has ended, which then waits for nobody.

@@ -13,6 +13,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 use udm_driver::{DriverChoice, SOCKET_MODE_DEFAULT, listen_unix};
+use udm_front::lanes::LaneShare;
 use udm_front::vhost_user::server::{Disk, Server};
 use udm_types::{BioFlags, Op, Status};
 
@@ -32,7 +33,12 @@ pub(crate) fn serve(rig: &Rig, read_only: bool) -> Served {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("disk.sock");
     let socket = listen_unix(&path, SOCKET_MODE_DEFAULT).expect("a socket");
-    let disk = Disk { device: rig.device, name: DEVICE.to_owned(), read_only };
+    let disk = Disk {
+        device: rig.device,
+        name: DEVICE.to_owned(),
+        read_only,
+        lanes: LaneShare::new(rig.device, None),
+    };
     let server = Server::start(socket, disk, rig.lanes.clone()).expect("a server");
     Served { server, path, _folder: folder }
 }

@@ -21,6 +21,7 @@ pub use paths::PathsArgs;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 /// Heading of the options that every verb has.
@@ -290,6 +291,10 @@ pub struct ExportArgs {
     /// Refuse writes.
     #[arg(short, long)]
     pub readonly: bool,
+    /// Spread its queues or connections over not more of the daemon's lanes than this; over all if
+    /// left out. Fewer cost less for each request, more answer more at once.
+    #[arg(long, value_name = "N")]
+    pub lanes: Option<NonZeroU16>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
     pub tls: TlsArgs,

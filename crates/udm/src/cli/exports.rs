@@ -27,6 +27,7 @@ pub(crate) fn export(
         name: args.name.clone(),
         read_only: args.readonly,
         tls: tls(&args.tls),
+        lanes: args.lanes,
     };
     let export = daemon.ask(&call)?.export;
     output.text(&format!("{}\n", export.uri));

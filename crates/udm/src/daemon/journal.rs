@@ -283,6 +283,7 @@ fn serve_again(exports: &Exports, export: &SavedExport) -> Result<(), UserError>
         name: Some(export.name.clone()),
         read_only: export.read_only,
         tls: export.tls.clone(),
+        lanes: export.lanes,
     };
     exports.add(&order, Patience::OldDaemon).map(drop)
 }

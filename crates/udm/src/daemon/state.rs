@@ -14,6 +14,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -113,6 +114,9 @@ pub struct SavedExport {
     /// It speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// It uses not more lanes than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<NonZeroU16>,
 }
 
 impl SavedExport {
@@ -273,6 +277,7 @@ fn check(state: &State) -> Result<(), String> {
 mod tests {
     use super::{FILE_NAME, SavedDevice, SavedExport, SavedTable, State, StateDir};
     use std::fs;
+    use std::num::NonZeroU16;
     use udm_control::api::{PathPolicy, Tls};
     use udm_core::error::ErrorCode;
 
@@ -293,6 +298,7 @@ mod tests {
             nbd: Some("tcp:localhost:10809".into()),
             read_only: false,
             tls: Some(Tls { certificates: Some("/srv/pki".into()), ..Tls::default() }),
+            lanes: NonZeroU16::new(3),
             ..SavedExport::default()
         };
         State { devices: vec![device], exports: vec![export], ..State::default() }

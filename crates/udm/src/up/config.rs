@@ -15,6 +15,7 @@
 //! [[export]]
 //! device = "disk"
 //! nbd = "unix:disk.sock"   # or fuse = "disk.raw", a file to mount it over
+//! lanes = 1            # not more; all if left out
 //!
 //! [export.tls]         # only for nbd (docs/fronts/nbd.md)
 //! certificates = "pki"
@@ -26,6 +27,7 @@
 use crate::daemon::check_place;
 use crate::paths::config::read;
 use serde::Deserialize;
+use std::num::NonZeroU16;
 use std::ops::Range;
 use toml::Spanned;
 use udm_control::api::{PathPolicy, Tls};
@@ -75,6 +77,8 @@ pub struct ExportDecl {
     pub readonly: bool,
     /// Speak TLS.
     pub tls: Option<Tls>,
+    /// Use not more lanes than this.
+    pub lanes: Option<NonZeroU16>,
     /// Where it is declared.
     pub line: u32,
 }
@@ -151,6 +155,7 @@ struct RawExport {
     #[serde(default)]
     readonly: bool,
     tls: Option<Spanned<Tls>>,
+    lanes: Option<NonZeroU16>,
 }
 
 /// Finds lines of places, and makes errors that name them.
@@ -319,6 +324,7 @@ impl Places<'_> {
             name: export.name.clone(),
             readonly: export.readonly,
             tls: export.tls.as_ref().map(|tls| tls.get_ref().clone()),
+            lanes: export.lanes,
             line: self.line(&span),
         })
     }
@@ -347,6 +353,7 @@ impl Places<'_> {
 #[cfg(test)]
 mod tests {
     use super::Config;
+    use std::num::NonZeroU16;
 
     const GOOD: &str = "[[file]]\npath = \"d.img\"\nsize = \"1M\"\n\n[[device]]\nname = \"d\"\n\
         table = [\"0 8 zero\", \"8 8 error\"]\n\n[[export]]\ndevice = \"d\"\nnbd = \"unix:d.sock\"\n";
@@ -357,6 +364,9 @@ mod tests {
         assert_eq!(config.files[0].len_sectors, 2048);
         assert_eq!(config.devices[0].table, "0 8 zero\n8 8 error");
         assert_eq!(config.exports[0].place.address, "unix:d.sock");
+        assert_eq!(config.exports[0].lanes, None);
+        let config = Config::parse(&format!("{GOOD}lanes = 2\n")).expect("good");
+        assert_eq!(config.exports[0].lanes, NonZeroU16::new(2));
     }
 
     #[test]
@@ -377,6 +387,7 @@ mod tests {
         check("device = \"d\"", "device = \"e\"", 10, "no [[device]] called 'e'");
         check("nbd = \"unix:d.sock\"", "", 10, "how to serve");
         check("unix:d.sock", "d.sock", 11, "none of unix:, tcp: and fd:");
+        check("nbd =", "lanes = 0\nnbd =", 11, "nonzero");
         check("[[export]]", "[[exports]]", 9, "unknown field `exports`");
         check("[[export]]", "[[export", 9, "");
         let twice = format!("{GOOD}[[device]]\nname = \"d\"\ntable = \"0 8 zero\"\n");

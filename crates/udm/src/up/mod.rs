@@ -74,6 +74,7 @@ pub fn run(args: &UpArgs, socket: &Path, chosen: bool, json: bool) -> Result<(),
             name: export.name.clone(),
             read_only: export.readonly,
             tls: export.tls.clone(),
+            lanes: export.lanes,
         };
         make_directory(&export.place);
         let state =

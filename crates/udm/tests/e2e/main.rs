@@ -20,6 +20,7 @@ mod durable;
 mod full_disk;
 mod fuse;
 mod idle;
+mod lanes;
 mod nbd;
 mod nbd_below;
 mod outside;

@@ -31,8 +31,10 @@ const START_MAX: Duration = Duration::from_secs(10);
 const CASES: [(u32, u32); 6] = [(1, 1), (1, 32), (1, 128), (4, 1), (4, 32), (4, 128)];
 const PLACEMENTS: [Placement; 2] = [Placement::Anywhere, Placement::OneProcessor];
 
-/// The server that does nothing but what every server has to.
-const NULL: &str = "udm, null";
+/// The peer over nothing: what a floor is compared with.
+const NULL_PEER: &str = "qemu-storage-daemon, null";
+const MEMORY_PEER: &str = "qemu-storage-daemon, file in memory";
+const FILE_PEER: &str = "qemu-storage-daemon, file";
 
 /// Where client and server run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +91,8 @@ pub(crate) struct Args {
 /// A server that runs.
 struct Server {
     name: &'static str,
+    /// Whom it is compared with; nobody for a peer.
+    peer: Option<&'static str>,
     child: Child,
     socket: PathBuf,
     /// One cell a case: CPU microseconds for an I/O, and thousand I/Os a second, of each round.
@@ -167,7 +171,8 @@ impl Bench<'_> {
     fn servers(&self, shared: &Path) -> Result<Vec<Server>, Failed> {
         let size = self.args.size_mib << 20;
         let file = |name: &str| self.dir.join(name).display().to_string();
-        for path in [Path::new(&file("udm.img")), Path::new(&file("qsd.img")), shared] {
+        let files = ["udm.img", "one.img", "qsd.img"].map(|name| self.dir.join(name));
+        for path in files.iter().map(PathBuf::as_path).chain([shared]) {
             let made = File::create(path).and_then(|made| made.set_len(size));
             made.map_err(Failed::to(format!("make {}", path.display())))?;
         }
@@ -175,24 +180,29 @@ impl Bench<'_> {
         let in_file = format!("driver=file,node-name=n,filename={}", file("qsd.img"));
         let null = format!("driver=null-co,node-name=n,size={size}");
         let all = [
-            (NULL, format!("null:{size}")),
-            ("qemu-storage-daemon, null", null),
-            ("udm, memory", format!("mem:{size}")),
-            ("qemu-storage-daemon, file in memory", below),
-            ("udm, file", file("udm.img")),
-            ("qemu-storage-daemon, file", in_file),
+            ("udm, null", Some(NULL_PEER), format!("null:{size}")),
+            ("udm on one lane, null", Some(NULL_PEER), format!("null:{size}")),
+            (NULL_PEER, None, null),
+            ("udm, memory", Some(MEMORY_PEER), format!("mem:{size}")),
+            ("udm on one lane, memory", Some(MEMORY_PEER), format!("mem:{size}")),
+            (MEMORY_PEER, None, below),
+            ("udm, file", Some(FILE_PEER), file("udm.img")),
+            ("udm on one lane, file", Some(FILE_PEER), file("one.img")),
+            (FILE_PEER, None, in_file),
         ];
         let wanted = |name: &str| {
             self.args.only.is_empty() || self.args.only.iter().any(|only| name.contains(&**only))
         };
         let mut servers = Vec::new();
-        for (index, (name, backing)) in all.into_iter().enumerate() {
+        for (index, (name, peer, backing)) in all.into_iter().enumerate() {
             if !wanted(name) {
                 continue;
             }
             let socket = self.dir.join(format!("{index}.sock"));
-            if name.starts_with("udm") {
-                servers.push(self.udm(name, &backing, socket, size)?);
+            if peer.is_some() {
+                let mut server = self.udm(name, &backing, socket, size)?;
+                server.peer = peer;
+                servers.push(server);
             } else if is_installed("qemu-storage-daemon") {
                 servers.push(storage_daemon(name, &backing, socket)?);
             } else {
@@ -212,11 +222,13 @@ impl Bench<'_> {
     ) -> Result<Server, Failed> {
         let control = socket.with_extension("control");
         let child = start(Command::new(&self.udm).arg("daemon").arg("--socket").arg(&control))?;
-        let server = Server { name, child, socket, cells: Vec::new() };
+        let server = Server { name, peer: None, child, socket, cells: Vec::new() };
         await_socket(&control)?;
         let table = format!("0 {} linear {below} 0", size / 512);
         let path = server.socket.display().to_string();
-        for words in [["create", "d", "--table", &table], ["export", "d", "--vhost-user", &path]] {
+        let lanes: &[&str] = if name.contains("one lane") { &["--lanes", "1"] } else { &[] };
+        let export = [&["export", "d", "--vhost-user", &path], lanes].concat();
+        for words in [&["create", "d", "--table", &table][..], &export] {
             let mut command = Command::new(&self.udm);
             let status = command.args(words).env("UDM_SOCKET", &control).stdout(Stdio::null());
             let status = status.status().map_err(Failed::to("run udm"))?;
@@ -323,7 +335,7 @@ fn storage_daemon(name: &'static str, blockdev: &str, socket: PathBuf) -> Result
     );
     let mut command = Command::new("qemu-storage-daemon");
     let child = start(command.args(["--blockdev", blockdev, "--export", &export]))?;
-    let server = Server { name, child, socket, cells: Vec::new() };
+    let server = Server { name, peer: None, child, socket, cells: Vec::new() };
     await_socket(&server.socket)?;
     Ok(server)
 }

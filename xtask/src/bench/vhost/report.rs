@@ -4,7 +4,7 @@
 //! sleeps between batches cannot go below, so also what the ratio to a peer cannot exceed. It has a
 //! cell only on one queue; where several queues may share a wake-up nobody knows how many do.
 
-use super::{Args, Case, NULL, Placement, Server};
+use super::{Args, Case, NULL_PEER, Placement, Server};
 use crate::bench::lab::{machine, median};
 
 /// What explains the numbers, whatever they are this time.
@@ -19,9 +19,9 @@ pub(super) const READING: &str = "
   like the later ones; so compare within a column.
 - **Depth 1** is two wake-ups and little else. Nothing in udm polls.
 - **Depth 32 and 128 on one queue**: a batch shares the wake-up, whoever serves.
-- **Four queues at depth 1** are served by one thread of qemu-storage-daemon, where one wake-up often finds requests
-  of several queues; udm has them on two lanes, each woken by itself. That answers more at once and costs more for
-  each.
+- **Four queues** are served by one thread of qemu-storage-daemon, where one wake-up often finds requests of several
+  queues; udm has them on all its lanes, each woken by itself. That answers more at once and costs more for each. \"udm
+  on one lane\" was exported with `--lanes 1` and has them on one, too.
 - **Memory.** qemu-storage-daemon has none that stores; a file in shared memory stands in for it, and its reads and
   writes are system calls.
 
@@ -81,15 +81,16 @@ pub(super) fn section(
     let over = |ours: &[f64], theirs: &[f64]| -> Vec<f64> {
         ours.iter().zip(theirs).map(|(ours, theirs)| theirs / ours).collect()
     };
+    let cost = |server: &Server| cells(server, |cell| cell.0);
     let mut ratios = Vec::new();
-    for pair in servers.chunks(2) {
-        let [ours, theirs] = pair else { continue };
-        let theirs_us = cells(theirs, |cell| cell.0);
-        let ratio = over(&cells(ours, |cell| cell.0), &theirs_us);
+    for ours in servers {
+        let peer = servers.iter().find(|theirs| ours.peer == Some(theirs.name));
+        let Some(theirs) = peer else { continue };
+        let ratio = over(&cost(ours), &cost(theirs));
         ratios.push((format!("{} : {}", theirs.name, ours.name), ratio));
-        if ours.name == NULL {
-            ratios.push((format!("{} : the floor", theirs.name), over(&floor, &theirs_us)));
-        }
+    }
+    if let Some(theirs) = servers.iter().find(|server| server.name == NULL_PEER) {
+        ratios.push((format!("{NULL_PEER} : the floor"), over(&floor, &cost(theirs))));
     }
     [
         table(&format!("Server CPU, microseconds for an I/O, {where_to}"), &names, &costs),

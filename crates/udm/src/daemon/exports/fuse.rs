@@ -26,6 +26,7 @@ use udm_front::fuse::abort::{Connection, ring_queues};
 use udm_front::fuse::mount::{self, Mount, MountError};
 use udm_front::fuse::order::{MountCall, MountEvent, MountOrder, Served};
 use udm_front::fuse::server::MountServer;
+use udm_front::lanes::LaneShare;
 use udm_types::{ActorId, LaneId};
 
 /// How long the kernel may take to begin the conversation; it does at once.
@@ -89,7 +90,7 @@ impl super::Plan for Plan {
         flushing_lanes(start.runtime);
         let (sender, events) = channel();
         let watcher = sender.clone();
-        let servers = spawn(start.runtime, connection, &served, &sender);
+        let servers = spawn(start.runtime, connection, &served, start.lanes, &sender);
         let runtime = Arc::clone(start.runtime);
         let front = FuseFront {
             runtime,
@@ -111,11 +112,12 @@ impl super::Plan for Plan {
     }
 }
 
-/// Puts a server on every lane, and the home last: it is told of the others.
+/// Puts a server on each of the lanes, and the home last: it is told of the others.
 fn spawn(
     runtime: &Runtime,
     connection: OwnedFd,
     served: &Served,
+    lanes: LaneShare,
     sender: &Sender<Event>,
 ) -> Servers {
     let tell = || {
@@ -125,14 +127,12 @@ fn spawn(
             let _ = sender.send(Event::Mount(event));
         }
     };
-    let count = runtime.lane_count() as u64;
-    // Fits: there are at most 256 lanes.
-    let lane_of = |index: u64| LaneId(((served.mount + index) % count.max(1)) as u16);
+    let lane_of = |index: usize| lanes.lane(index, runtime.lane_count());
     let mut mates = Vec::new();
-    for index in 1..count {
+    for index in 1..lanes.count(runtime.lane_count()) {
         // Without it the mount has fewer lanes.
         let Ok(clone) = clone_fuse(connection.as_fd()) else { break };
-        // Fits, as above.
+        // Fits: there are at most 256 lanes.
         let (mate, served, tell) = (mates.len() as u16, served.clone(), Box::new(tell()));
         let lane = lane_of(index);
         let make =

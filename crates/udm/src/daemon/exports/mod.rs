@@ -24,6 +24,7 @@ mod vhost_user;
 use super::state::SavedExport;
 use crate::runtime::{Runtime, status_of};
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -35,6 +36,7 @@ use udm_control::place::{ExportKind, ExportPlace};
 use udm_core::error::{ErrorCode, UserError};
 use udm_core::lifecycle::{DeviceKey, DeviceStatus, Request};
 use udm_driver::become_io_flusher;
+use udm_front::lanes::LaneShare;
 use udm_types::{DeviceId, LaneId, Sector};
 
 /// How long requests under way may take when an export ends. Longer than any healthy request,
@@ -70,6 +72,8 @@ struct Start<'a> {
     device: DeviceId,
     name: &'a str,
     read_only: bool,
+    /// The lanes it may use.
+    lanes: LaneShare,
     /// The device holds all I/O.
     suspended: bool,
     /// A state directory keeps the export for the next daemon.
@@ -214,6 +218,7 @@ struct Served {
     kind: ExportKind,
     read_only: bool,
     tls: Option<Tls>,
+    lanes: Option<NonZeroU16>,
     front: Arc<dyn Front>,
     /// The device's size that the front has settled.
     settled_sectors: Arc<AtomicU64>,
@@ -317,15 +322,24 @@ impl Exports {
             device: device.id,
             name: &name,
             read_only,
+            lanes: LaneShare::new(device.id, order.lanes),
             suspended: device.suspended,
             is_kept: self.is_kept,
             patience,
             lapse: Lapse { exports: Weak::clone(&self.me), name: name.clone(), number },
         })?;
-        let tls = order.tls.clone();
+        let (tls, lanes) = (order.tls.clone(), order.lanes);
         let settled_sectors = Arc::new(AtomicU64::new(device.len_sectors));
-        let one =
-            Served { number, device: device.id, kind, read_only, tls, front, settled_sectors };
+        let one = Served {
+            number,
+            device: device.id,
+            kind,
+            read_only,
+            tls,
+            lanes,
+            front,
+            settled_sectors,
+        };
         let state = describe(&name, Some(device), &one, 0);
         served.insert(name, one);
         Ok(state)
@@ -398,7 +412,7 @@ impl Exports {
                 .device(one.device)
                 .map_or_else(String::new, |device| device.name.as_str().to_owned());
             let saved = SavedExport::at(place, name.clone(), device, one.read_only);
-            SavedExport { tls: one.tls.clone(), ..saved }
+            SavedExport { tls: one.tls.clone(), lanes: one.lanes, ..saved }
         };
         served.iter().map(|(name, one)| saved(name, one)).collect()
     }
@@ -501,6 +515,7 @@ fn describe(
         on_resize: one.front.size_news().word().to_owned(),
         block_device: one.front.block_device().map(|(major, minor)| format!("{major}:{minor}")),
         transport: one.front.transport().map(str::to_owned),
+        lanes: one.lanes,
         note: one.front.note(),
     }
 }

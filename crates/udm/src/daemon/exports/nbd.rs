@@ -100,8 +100,10 @@ impl super::Plan for Plan {
         };
         let (tls, is_secured) = (self.tls.clone(), self.tls.is_some());
         let is_shared = matches!(address, Address::Passed(_));
+        let lanes = start.lanes;
         let actor = start.runtime.spawn_actor(LANE, move || {
-            Box::new(Listener::new(socket, vec![export]).with_tls(tls).shared(is_shared))
+            let listener = Listener::new(socket, vec![export]).with_tls(tls);
+            Box::new(listener.shared(is_shared).on_lanes(lanes))
         });
         let runtime = Arc::clone(start.runtime);
         Ok(Arc::new(NbdFront { runtime, address, reached, is_secured, actor }))

@@ -73,6 +73,7 @@ impl super::Plan for Plan {
             number: self.number,
             take_up,
             outlives: start.is_kept,
+            lanes: start.lanes,
         };
         let lapse = start.lapse;
         let server = Server::start(order, lanes, Box::new(move |why| lapse.tell(why)));

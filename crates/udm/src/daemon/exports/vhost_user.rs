@@ -42,8 +42,12 @@ impl super::Plan for Plan {
             // Fits: there are far fewer lanes.
             .map(|lane| start.runtime.mailbox(LaneId(lane as u16)))
             .collect();
-        let disk =
-            Disk { device: start.device, name: start.name.to_owned(), read_only: start.read_only };
+        let disk = Disk {
+            device: start.device,
+            name: start.name.to_owned(),
+            read_only: start.read_only,
+            lanes: start.lanes,
+        };
         let server = Server::start(socket, disk, lanes).map_err(|error| {
             errno::system(ErrorCode::ListenFailed, "start a vhost-user server", &error)
         })?;
