@@ -21,7 +21,6 @@ pub use paths::PathsArgs;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
-use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 /// Heading of the options that every verb has.
@@ -293,8 +292,8 @@ pub struct ExportArgs {
     pub readonly: bool,
     /// Spread its queues or connections over not more of the daemon's lanes than this; over all if
     /// left out. Fewer cost less for each request, more answer more at once.
-    #[arg(long, value_name = "N")]
-    pub lanes: Option<NonZeroU16>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub lanes: Option<u16>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "its fields are documented, and a doc here would become help")]
     pub tls: TlsArgs,

@@ -8,6 +8,7 @@ use super::args::{ExportArgs, TlsArg, TlsArgs};
 use super::asker::Daemon;
 use super::failure::Failure;
 use super::output::Output;
+use std::num::NonZeroU16;
 use std::path::Path;
 use udm_control::api::{self, ExportState, Selector, Tls};
 use udm_control::errno;
@@ -27,7 +28,7 @@ pub(crate) fn export(
         name: args.name.clone(),
         read_only: args.readonly,
         tls: tls(&args.tls),
-        lanes: args.lanes,
+        lanes: args.lanes.and_then(NonZeroU16::new),
     };
     let export = daemon.ask(&call)?.export;
     output.text(&format!("{}\n", export.uri));
