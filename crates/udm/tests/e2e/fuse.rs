@@ -3,7 +3,8 @@
 //! Mounting needs root and `/dev/fuse` here; without them the tests say so and pass. What a test
 //! has mounted and attached is taken down by guards also when it fails.
 
-use super::common::{Daemon, Place, UDM, state_of};
+use super::common::{Place, UDM, state_of};
+use super::lanes::lanes_ran;
 use super::nbd::NbdClient;
 use super::outside::{Running, have, report, run, until};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate};
@@ -149,22 +150,6 @@ fn unaligned_writers_of_one_block_lose_nothing() {
         let expected = (number % 8) as u8 * 20 + 20;
         assert!(group.iter().all(|byte| *byte == expected), "group {number}: {group:?}");
     }
-}
-
-/// How long each lane of a daemon has run, in nanoseconds, by number.
-fn lanes_ran(daemon: &Daemon) -> Vec<u64> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.child.id())).expect("it lives");
-    let mut lanes: Vec<(String, u64)> = tasks
-        .filter_map(|task| {
-            let path = task.ok()?.path();
-            let name = std::fs::read_to_string(path.join("comm")).ok()?;
-            let ran = std::fs::read_to_string(path.join("schedstat")).ok()?;
-            let ran = ran.split(' ').next()?.parse().ok()?;
-            name.starts_with("udm-lane-").then_some((name, ran))
-        })
-        .collect();
-    lanes.sort();
-    lanes.into_iter().map(|(_, ran)| ran).collect()
 }
 
 /// Many readers on a file, until it is dropped: more than two lanes have slots for.

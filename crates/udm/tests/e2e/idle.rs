@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// How often each thread of a process has gone to sleep, by its number and name.
-pub(super) fn sleeps(pid: u32) -> BTreeMap<String, u64> {
+fn sleeps(pid: u32) -> BTreeMap<String, u64> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
     tasks
         .map(|task| {

@@ -378,13 +378,7 @@ impl Exports {
     }
 
     fn end(&self, one: &Served) {
-        let (sender, receiver) = channel();
-        one.front.stop(false, sender.clone());
-        if receiver.recv_timeout(DRAIN_LIMIT) == Err(RecvTimeoutError::Timeout) {
-            one.front.stop(true, sender);
-            // A cut waits for nobody; it ends.
-            let _ = receiver.recv();
-        }
+        drain_or_cut(|cut, done| one.front.stop(cut, done), DRAIN_LIMIT);
         one.front.clean_up();
         self.close(one.device);
     }
@@ -475,6 +469,21 @@ impl Exports {
     }
 }
 
+/// Has something end that answers what is under way first, or is cut off after `limit`.
+///
+/// Whoever is asked drops the sender if it has ended by itself meanwhile (a file whose mount was
+/// taken away), and that is an end like any other: so nobody else may hold one.
+fn drain_or_cut(stop: impl Fn(bool, Sender<()>), limit: Duration) {
+    let (sender, receiver) = channel();
+    stop(false, sender);
+    if receiver.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+        let (sender, receiver) = channel();
+        stop(true, sender);
+        // A cut waits for nobody; it ends.
+        let _ = receiver.recv();
+    }
+}
+
 /// What to call when somebody's wait is over.
 fn telling(done: Sender<()>) -> Box<dyn FnOnce() + Send> {
     Box::new(move || {
@@ -517,5 +526,40 @@ fn describe(
         transport: one.front.transport().map(str::to_owned),
         lanes: one.lanes,
         note: one.front.note(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::drain_or_cut;
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    /// An unexport of a file took five seconds, about every other time: its mount had ended before
+    /// it was asked to.
+    #[test]
+    fn what_has_ended_before_it_is_asked_is_not_waited_for() {
+        let asked = RefCell::new(Vec::new());
+        let gone = |cut, done| {
+            asked.borrow_mut().push(cut);
+            drop(done);
+        };
+        drain_or_cut(gone, Duration::MAX);
+        assert_eq!(asked.take(), [false]);
+    }
+
+    #[test]
+    fn what_does_not_drain_is_cut() {
+        let (asked, kept) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+        let stop = |cut, done: std::sync::mpsc::Sender<()>| {
+            asked.borrow_mut().push(cut);
+            if cut {
+                done.send(()).expect("somebody waits");
+            } else {
+                kept.borrow_mut().push(done);
+            }
+        };
+        drain_or_cut(stop, Duration::from_millis(1));
+        assert_eq!(asked.take(), [false, true]);
     }
 }
