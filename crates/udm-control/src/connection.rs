@@ -64,11 +64,15 @@ impl Flag {
     }
 }
 
-/// Waits until one of the descriptors is readable or has ended; says which.
-pub(crate) fn wait_readable<const N: usize>(fds: [&dyn AsFd; N]) -> io::Result<[bool; N]> {
+/// Waits until one of the descriptors is readable or has ended, or for as long as `limit`; says
+/// which.
+pub(crate) fn wait_readable<const N: usize>(
+    fds: [&dyn AsFd; N],
+    limit: Option<&Timespec>,
+) -> io::Result<[bool; N]> {
     loop {
         let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN));
-        match poll(&mut polled, None) {
+        match poll(&mut polled, limit) {
             Ok(_) => return Ok(polled.each_ref().map(|fd| !fd.revents().is_empty())),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -173,7 +177,7 @@ impl Connection {
 
     /// Reads once. False at the end of the stream or of the server.
     fn read(&mut self) -> io::Result<bool> {
-        let [_, stop] = wait_readable([&self.stream, self.shared.stop.descriptor()])?;
+        let [_, stop] = wait_readable([&self.stream, self.shared.stop.descriptor()], None)?;
         if stop {
             return Ok(false);
         }

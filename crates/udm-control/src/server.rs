@@ -19,7 +19,7 @@ use crate::dispatch::CallError;
 use crate::errno;
 use crate::ops::ControlOps;
 use crate::wire::encode;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::Timespec;
 use rustix::fs::{FlockOperation, Mode, OFlags, fchmod, flock, open};
 use rustix::net::{self, SocketAddrUnix};
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ pub const CLIENTS_MAX: usize = 1024;
 /// Clients waiting to be accepted.
 const LISTEN_BACKLOG: i32 = 4096;
 /// How long to leave the listener alone when the system has no descriptor for a client.
-const ACCEPT_PAUSE_NS: i64 = 50_000_000;
+const ACCEPT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// How long one client too many waits for room.
 const ROOM_LIMIT: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Longest socket path in bytes that the system takes, with room for its NUL.
@@ -243,7 +243,7 @@ struct Door {
 
 fn accept_all(listener: &UnixListener, mut door: Door) {
     loop {
-        match wait_readable([listener, door.shared.stop.descriptor()]) {
+        match wait_readable([listener, door.shared.stop.descriptor()], None) {
             Ok([_, true]) | Err(_) => break,
             Ok([_, false]) => {}
         }
@@ -267,10 +267,8 @@ fn accept_all(listener: &UnixListener, mut door: Door) {
 
 /// Waits for the server's end, but not long.
 fn pause(shared: &Shared) {
-    let mut polled = [PollFd::new(shared.stop.descriptor(), PollFlags::IN)];
-    let span = Timespec { tv_sec: 0, tv_nsec: ACCEPT_PAUSE_NS };
     // Whatever it says, the caller looks again.
-    let _ = poll(&mut polled, Some(&span));
+    let _ = wait_readable([shared.stop.descriptor()], Some(&ACCEPT_PAUSE));
 }
 
 impl Door {
@@ -278,20 +276,13 @@ impl Door {
     /// server's end.
     fn has_room(&mut self) -> bool {
         let is_full = |clients: &Clients| locked(clients).len() >= CLIENTS_MAX;
-        // Whoever leaves after this is seen either in the map or by the flag.
-        self.left.lower();
         while is_full(&self.clients) && !self.is_shut {
             let stop = self.shared.stop.descriptor();
-            let mut polled = [
-                PollFd::new(self.left.descriptor(), PollFlags::IN),
-                PollFd::new(stop, PollFlags::IN),
-            ];
-            match poll(&mut polled, Some(&ROOM_LIMIT)) {
-                Ok(0) => self.is_shut = true,
-                Ok(_) if !polled[1].revents().is_empty() => return false,
-                Ok(_) => self.left.lower(),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => self.is_shut = true,
+            match wait_readable([self.left.descriptor(), stop], Some(&ROOM_LIMIT)) {
+                Ok([_, true]) => return false,
+                // Whoever leaves after this is seen either in the map or by the flag.
+                Ok([true, false]) => self.left.lower(),
+                Ok([false, false]) | Err(_) => self.is_shut = true,
             }
         }
         self.is_shut = self.is_shut && is_full(&self.clients);
